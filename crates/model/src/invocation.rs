@@ -1,0 +1,93 @@
+//! One invocation: what goes in, what comes out, and why one may be refused.
+
+use crate::function::Spec;
+use bytes::Bytes;
+use std::fmt;
+use std::sync::Arc;
+
+/// The id of an invocation, a lower-case UUID; it survives retries.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct InvocationId(pub Arc<str>);
+
+impl fmt::Display for InvocationId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for InvocationId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// One request to run a function, resolved to a version.
+#[derive(Debug, Clone)]
+pub struct Invocation {
+    /// The request id.
+    pub id: InvocationId,
+    /// What runs.
+    pub spec: Arc<Spec>,
+    /// The ARN as the caller qualified it.
+    pub invoked_arn: String,
+    /// JSON text; never empty (an empty request body becomes `{}`).
+    pub payload: Bytes,
+    /// The client context, decoded to JSON text.
+    pub client_context: Option<String>,
+    /// The `X-Amzn-Trace-Id` of the caller, or one of ours.
+    pub trace_id: String,
+}
+
+/// How an invocation that ran has ended. A user function's failure is an outcome, never an error.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// The function answered.
+    Success {
+        /// Its answer, JSON text.
+        payload: Bytes,
+    },
+    /// The function failed: it raised, exited, timed out or could not be initialised.
+    FunctionError {
+        /// The error as JSON: `errorMessage`, `errorType`, perhaps `stackTrace` and `requestId`.
+        payload: Bytes,
+    },
+}
+
+/// An outcome with what is known of the run.
+#[derive(Debug, Clone)]
+pub struct Completed {
+    /// Success or function error.
+    pub outcome: Outcome,
+    /// Durations and memory.
+    pub report: Report,
+    /// The last 4 KB of the log, START and REPORT included.
+    pub log_tail: Bytes,
+}
+
+/// The figures of one run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Report {
+    /// Time in the handler, as the worker saw it.
+    pub duration_us: u64,
+    /// Time from dispatch order to slot: waiting for an instance.
+    pub queue_us: u64,
+    /// Init of the instance, when this invocation was its first.
+    pub init_us: Option<u64>,
+    /// Peak memory of the instance so far.
+    pub memory_used_mb: u32,
+}
+
+/// Why an invocation was throttled, as the API spells it (`ThrottleReason`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ThrottleReason {
+    /// The account's concurrency is used up.
+    ConcurrentInvocationLimitExceeded,
+    /// The function's reserved concurrency is used up.
+    ReservedFunctionConcurrentInvocationLimitExceeded,
+}
+
+impl fmt::Display for ThrottleReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self, f)
+    }
+}

@@ -1,0 +1,3 @@
+//! The one binary.
+#![forbid(unsafe_code)]
+fn main() {}
