@@ -91,3 +91,19 @@ impl fmt::Display for ThrottleReason {
         fmt::Debug::fmt(self, f)
     }
 }
+
+/// Why a worker did not run an invocation. None of these is the function's own fault.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Refusal {
+    /// Too many invocations wait for this version already.
+    QueueFull,
+    /// The machine's budget of instances or memory is used up, or no instance came free in time.
+    NoCapacity,
+    /// The worker is shutting down, or the version is being replaced.
+    Draining,
+    /// The platform failed; for people.
+    Failed {
+        /// What went wrong.
+        cause: String,
+    },
+}

@@ -1,0 +1,608 @@
+//! Scripts of events with the actions they cause, and random sequences that must keep the rules.
+
+use super::*;
+use expect_test::{Expect, expect};
+use proptest::prelude::*;
+use std::collections::BTreeSet;
+
+const ONE: Config = Config { slots_per_instance: 1, waiting_max: 100, idle_ms: 1_000, instances_max: 100 };
+
+/// Runs a script of `TIME EVENT [ID [CAUSE]]` events, separated by `;`, and compares one line of actions per event.
+fn check(config: Config, script: &str, want: Expect) {
+    let mut pool = Pool::new(config);
+    let mut newest = 0;
+    let mut got = String::new();
+    for line in script.split(';').map(str::trim) {
+        let mut actions = Vec::new();
+        let (time, event) = line.split_once(' ').unwrap();
+        let mut next_instance = || {
+            newest += 1;
+            newest
+        };
+        match event.strip_prefix("evict ") {
+            Some(id) => {
+                pool.evict(time.parse().unwrap(), id.parse().unwrap(), &mut actions);
+            }
+            None => pool.step(time.parse().unwrap(), &mut next_instance, parse(event), &mut actions),
+        }
+        pool.check_rules();
+        let actions: Vec<String> = actions.iter().map(print).collect();
+        got += format!("{line} => {}\n", actions.join(", ")).replace("=> \n", "=>\n").as_str();
+    }
+    let c = pool.counts();
+    got += &format!(
+        "starting {} idle {} busy {} stopping {} waiting {}",
+        c.starting, c.idle, c.busy, c.stopping, c.waiting
+    );
+    want.assert_eq(&got);
+}
+
+fn parse(event: &str) -> Event {
+    let words: Vec<&str> = event.split(' ').collect();
+    let id = |at: usize| words[at].parse().unwrap();
+    match words[0] {
+        "arrive" => Event::Arrive { waiter: id(1) },
+        "ready" => Event::Ready { instance: id(1) },
+        "done" => Event::Done { instance: id(1) },
+        "gone" => Event::Gone {
+            instance: id(1),
+            cause: match words[2] {
+                "StartFailed" => Gone::StartFailed,
+                "InitFailed" => Gone::InitFailed,
+                "Crashed" => Gone::Crashed,
+                "Stopped" => Gone::Stopped,
+                other => panic!("no such cause: {other}"),
+            },
+        },
+        "cancel" => Event::Cancel { waiter: id(1) },
+        "refused" => Event::StartRefused { instance: id(1), reason: Refusal::Memory },
+        "drain" => Event::Drain,
+        "tick" => Event::Tick,
+        other => panic!("no such event: {other}"),
+    }
+}
+
+fn print(action: &Action) -> String {
+    match action {
+        Action::Start { instance, reason } => format!("start {instance} {reason:?}"),
+        Action::Dispatch { waiter, instance, cold: Cold::Warm } => format!("{waiter} on {instance}"),
+        Action::Dispatch { waiter, instance, cold: Cold::FirstUse { .. } } => format!("{waiter} first on {instance}"),
+        Action::Stop { instance, reason } => format!("stop {instance} {reason:?}"),
+        Action::Refuse { waiter, reason } => format!("refuse {waiter} {reason:?}"),
+        Action::Fail { waiter, instance } => format!("fail {waiter} by {instance}"),
+        Action::WakeAt { at_ms } => format!("wake at {at_ms}"),
+    }
+}
+
+#[test]
+fn cold_then_warm_then_idle() {
+    check(
+        ONE,
+        "0 arrive 1; 50 ready 1; 60 done 1; 70 arrive 2; 80 done 1; 1060 tick; 1080 tick; 1081 gone 1 Stopped",
+        expect![[r#"
+            0 arrive 1 => start 1 FromZero
+            50 ready 1 => 1 first on 1
+            60 done 1 => wake at 1060
+            70 arrive 2 => 2 on 1
+            80 done 1 =>
+            1060 tick => wake at 1080
+            1080 tick => stop 1 Idle { idle_ms: 1000 }
+            1081 gone 1 Stopped =>
+            starting 0 idle 0 busy 0 stopping 0 waiting 0"#]],
+    );
+}
+
+#[test]
+fn most_recently_used_first_and_longest_idle_ends() {
+    check(
+        ONE,
+        "0 arrive 1; 0 arrive 2; 0 ready 1; 0 ready 2; 5 done 1; 9 done 2; 10 arrive 3; 12 done 2; 1005 tick; 1012 tick",
+        expect![[r#"
+            0 arrive 1 => start 1 FromZero
+            0 arrive 2 => start 2 AllBusy { live: 0, starting: 1 }
+            0 ready 1 => 1 first on 1
+            0 ready 2 => 2 first on 2
+            5 done 1 => wake at 1005
+            9 done 2 =>
+            10 arrive 3 => 3 on 2
+            12 done 2 =>
+            1005 tick => stop 1 Idle { idle_ms: 1000 }, wake at 1012
+            1012 tick => stop 2 Idle { idle_ms: 1000 }
+            starting 0 idle 0 busy 0 stopping 2 waiting 0"#]],
+    );
+}
+
+#[test]
+fn a_freed_slot_comes_before_a_start_and_the_start_becomes_idle() {
+    check(
+        ONE,
+        "0 arrive 1; 0 arrive 2; 9 ready 2; 10 done 2; 11 ready 1; 12 arrive 3",
+        expect![[r#"
+        0 arrive 1 => start 1 FromZero
+        0 arrive 2 => start 2 AllBusy { live: 0, starting: 1 }
+        9 ready 2 => 1 first on 2
+        10 done 2 => 2 on 2
+        11 ready 1 => wake at 1011
+        12 arrive 3 => 3 first on 1
+        starting 0 idle 0 busy 2 stopping 0 waiting 0"#]],
+    );
+}
+
+#[test]
+fn starts_under_way_cover_waiters() {
+    let config = Config { slots_per_instance: 3, ..ONE };
+    check(
+        config,
+        "0 arrive 1; 0 arrive 2; 0 arrive 3; 0 arrive 4; 1 ready 1; 2 done 1; 3 ready 2; 4 done 1; 5 done 1; 6 arrive 5",
+        expect![[r#"
+            0 arrive 1 => start 1 FromZero
+            0 arrive 2 =>
+            0 arrive 3 =>
+            0 arrive 4 => start 2 AllBusy { live: 0, starting: 1 }
+            1 ready 1 => 1 first on 1, 2 on 1, 3 on 1
+            2 done 1 => 4 on 1
+            3 ready 2 => wake at 1003
+            4 done 1 =>
+            5 done 1 =>
+            6 arrive 5 => 5 on 1
+            starting 0 idle 1 busy 1 stopping 0 waiting 0"#]],
+    );
+}
+
+#[test]
+fn fuller_instances_fill_first() {
+    let config = Config { slots_per_instance: 2, ..ONE };
+    check(
+        config,
+        "0 arrive 1; 0 arrive 2; 0 arrive 3; 0 arrive 4; 1 ready 1; 1 ready 2; 2 done 1; 2 done 2; 3 arrive 5;
+         4 arrive 6; 5 done 1; 5 done 1; 6 done 2; 7 arrive 7; 8 gone 2 Crashed; 9 arrive 8; 9 arrive 9; 9 arrive 10",
+        expect![[r#"
+            0 arrive 1 => start 1 FromZero
+            0 arrive 2 =>
+            0 arrive 3 => start 2 AllBusy { live: 0, starting: 1 }
+            0 arrive 4 =>
+            1 ready 1 => 1 first on 1, 2 on 1
+            1 ready 2 => 3 first on 2, 4 on 2
+            2 done 1 =>
+            2 done 2 =>
+            3 arrive 5 => 5 on 2
+            4 arrive 6 => 6 on 1
+            5 done 1 =>
+            5 done 1 => wake at 1005
+            6 done 2 =>
+            7 arrive 7 => 7 on 2
+            8 gone 2 Crashed =>
+            9 arrive 8 => 8 on 1
+            9 arrive 9 => 9 on 1
+            9 arrive 10 => start 3 AllBusy { live: 1, starting: 0 }
+            starting 1 idle 0 busy 1 stopping 0 waiting 1"#]],
+    );
+}
+
+#[test]
+fn at_the_instance_limit_waiters_wait_for_slots() {
+    let config = Config { instances_max: 1, waiting_max: 2, ..ONE };
+    check(
+        config,
+        "0 arrive 1; 0 arrive 2; 0 arrive 3; 1 ready 1; 2 arrive 4; 3 done 1; 4 gone 1 Crashed; 5 ready 2",
+        expect![[r#"
+            0 arrive 1 => start 1 FromZero
+            0 arrive 2 =>
+            0 arrive 3 => refuse 3 QueueFull
+            1 ready 1 => 1 first on 1
+            2 arrive 4 =>
+            3 done 1 => 2 on 1
+            4 gone 1 Crashed => start 2 Replacement
+            5 ready 2 => 4 first on 2
+            starting 0 idle 0 busy 1 stopping 0 waiting 0"#]],
+    );
+    check(
+        Config { instances_max: 0, ..ONE },
+        "0 arrive 1",
+        expect![[r#"
+        0 arrive 1 => refuse 1 NoCapacity
+        starting 0 idle 0 busy 0 stopping 0 waiting 0"#]],
+    );
+    check(
+        Config { waiting_max: 0, ..ONE },
+        "0 arrive 1",
+        expect![[r#"
+        0 arrive 1 => refuse 1 QueueFull
+        starting 0 idle 0 busy 0 stopping 0 waiting 0"#]],
+    );
+}
+
+#[test]
+fn each_failed_start_fails_one_waiter() {
+    check(
+        ONE,
+        "0 arrive 1; 0 arrive 2; 5 gone 1 InitFailed; 6 gone 2 StartFailed; 7 arrive 3; 8 gone 3 Crashed",
+        expect![[r#"
+            0 arrive 1 => start 1 FromZero
+            0 arrive 2 => start 2 AllBusy { live: 0, starting: 1 }
+            5 gone 1 InitFailed => fail 1 by 1
+            6 gone 2 StartFailed => fail 2 by 2
+            7 arrive 3 => start 3 FromZero
+            8 gone 3 Crashed => fail 3 by 3
+            starting 0 idle 0 busy 0 stopping 0 waiting 0"#]],
+    );
+    let config = Config { slots_per_instance: 2, ..ONE };
+    check(
+        config,
+        "0 arrive 1; 0 arrive 2; 5 gone 1 InitFailed; 6 gone 2 InitFailed",
+        expect![[r#"
+        0 arrive 1 => start 1 FromZero
+        0 arrive 2 =>
+        5 gone 1 InitFailed => fail 1 by 1, start 2 Replacement
+        6 gone 2 InitFailed => fail 2 by 2
+        starting 0 idle 0 busy 0 stopping 0 waiting 0"#]],
+    );
+}
+
+#[test]
+fn a_failed_start_that_nobody_needs_fails_nobody() {
+    check(
+        ONE,
+        "0 arrive 1; 1 cancel 1; 2 gone 1 InitFailed; 3 arrive 2; 4 gone 2 Stopped",
+        expect![[r#"
+        0 arrive 1 => start 1 FromZero
+        1 cancel 1 =>
+        2 gone 1 InitFailed =>
+        3 arrive 2 => start 2 FromZero
+        4 gone 2 Stopped => start 3 Replacement
+        starting 1 idle 0 busy 0 stopping 0 waiting 1"#]],
+    );
+}
+
+#[test]
+fn refused_starts_wait_while_somebody_can_serve() {
+    check(
+        ONE,
+        "0 arrive 1; 1 ready 1; 2 arrive 2; 2 arrive 3; 3 refused 2; 3 refused 3; 4 arrive 4; 22 tick; 23 tick;
+         24 refused 4; 44 tick; 64 tick; 70 done 1; 71 gone 1 Crashed",
+        expect![[r#"
+            0 arrive 1 => start 1 FromZero
+            1 ready 1 => 1 first on 1
+            2 arrive 2 => start 2 AllBusy { live: 1, starting: 0 }
+            2 arrive 3 => start 3 AllBusy { live: 1, starting: 1 }
+            3 refused 2 => wake at 23
+            3 refused 3 =>
+            4 arrive 4 =>
+            22 tick =>
+            23 tick => start 4 AfterRefusal, wake at 43
+            24 refused 4 =>
+            44 tick => start 5 AfterRefusal, wake at 64
+            64 tick => start 6 AfterRefusal, wake at 84
+            70 done 1 => 2 on 1
+            71 gone 1 Crashed =>
+            starting 2 idle 0 busy 0 stopping 0 waiting 2"#]],
+    );
+}
+
+#[test]
+fn refused_starts_refuse_all_when_nobody_can() {
+    check(
+        ONE,
+        "0 arrive 1; 0 arrive 2; 1 refused 1; 2 refused 2; 3 arrive 3",
+        expect![[r#"
+        0 arrive 1 => start 1 FromZero
+        0 arrive 2 => start 2 AllBusy { live: 0, starting: 1 }
+        1 refused 1 => wake at 21
+        2 refused 2 => refuse 1 NoCapacity, refuse 2 NoCapacity
+        3 arrive 3 => start 3 FromZero
+        starting 1 idle 0 busy 0 stopping 0 waiting 1"#]],
+    );
+}
+
+#[test]
+fn drain_serves_who_waits_and_refuses_who_arrives() {
+    check(
+        ONE,
+        "0 arrive 1; 0 ready 1; 0 arrive 2; 0 arrive 3; 0 arrive 4; 1 ready 2; 1 done 2; 1 done 2; 2 arrive 5;
+         3 drain; 3 arrive 6; 4 ready 3; 5 done 1; 5 done 2; 5 done 3; 6 gone 1 Stopped; 6 gone 2 Stopped;
+         6 gone 3 Stopped; 6 gone 4 Stopped",
+        expect![[r#"
+            0 arrive 1 => start 1 FromZero
+            0 ready 1 => 1 first on 1
+            0 arrive 2 => start 2 AllBusy { live: 1, starting: 0 }
+            0 arrive 3 => start 3 AllBusy { live: 1, starting: 1 }
+            0 arrive 4 => start 4 AllBusy { live: 1, starting: 2 }
+            1 ready 2 => 2 first on 2
+            1 done 2 => 3 on 2
+            1 done 2 => 4 on 2
+            2 arrive 5 =>
+            3 drain => stop 4 Surplus
+            3 arrive 6 => refuse 6 Draining
+            4 ready 3 => 5 first on 3
+            5 done 1 => stop 1 Drained
+            5 done 2 => stop 2 Drained
+            5 done 3 => stop 3 Drained
+            6 gone 1 Stopped =>
+            6 gone 2 Stopped =>
+            6 gone 3 Stopped =>
+            6 gone 4 Stopped =>
+            starting 0 idle 0 busy 0 stopping 0 waiting 0"#]],
+    );
+}
+
+#[test]
+fn drain_still_starts_for_who_waits() {
+    check(
+        ONE,
+        "0 arrive 1; 0 arrive 2; 1 drain; 2 gone 1 Stopped; 3 cancel 1; 4 ready 2; 5 done 2",
+        expect![[r#"
+        0 arrive 1 => start 1 FromZero
+        0 arrive 2 => start 2 AllBusy { live: 0, starting: 1 }
+        1 drain =>
+        2 gone 1 Stopped => start 3 Replacement
+        3 cancel 1 => stop 3 Surplus
+        4 ready 2 => 2 first on 2
+        5 done 2 => stop 2 Drained
+        starting 0 idle 0 busy 0 stopping 2 waiting 0"#]],
+    );
+}
+
+#[test]
+fn eviction_takes_idle_ones_only() {
+    check(
+        ONE,
+        "0 arrive 1; 0 arrive 2; 0 ready 1; 0 ready 2; 1 done 1; 2 evict 2; 2 evict 9; 3 evict 1; 4 evict 1; 5 arrive 3",
+        expect![[r#"
+            0 arrive 1 => start 1 FromZero
+            0 arrive 2 => start 2 AllBusy { live: 0, starting: 1 }
+            0 ready 1 => 1 first on 1
+            0 ready 2 => 2 first on 2
+            1 done 1 => wake at 1001
+            2 evict 2 =>
+            2 evict 9 =>
+            3 evict 1 => stop 1 Evicted
+            4 evict 1 =>
+            5 arrive 3 => start 3 AllBusy { live: 1, starting: 0 }
+            starting 1 idle 0 busy 1 stopping 1 waiting 1"#]],
+    );
+}
+
+#[test]
+fn unknown_late_and_doubled_events_change_nothing() {
+    check(
+        ONE,
+        "0 ready 7; 0 done 7; 0 gone 7 Crashed; 0 refused 7; 0 cancel 7; 0 tick; 1 arrive 1; 1 done 1; 2 ready 1;
+         2 ready 1; 2 refused 1; 3 done 1; 3 done 1; 2000 tick; 2001 done 1; 2001 ready 1; 2002 gone 1 Stopped; 2002 gone 1 Stopped",
+        expect![[r#"
+            0 ready 7 =>
+            0 done 7 =>
+            0 gone 7 Crashed =>
+            0 refused 7 =>
+            0 cancel 7 =>
+            0 tick =>
+            1 arrive 1 => start 1 FromZero
+            1 done 1 =>
+            2 ready 1 => 1 first on 1
+            2 ready 1 =>
+            2 refused 1 =>
+            3 done 1 => wake at 1003
+            3 done 1 =>
+            2000 tick => stop 1 Idle { idle_ms: 1997 }
+            2001 done 1 =>
+            2001 ready 1 =>
+            2002 gone 1 Stopped =>
+            2002 gone 1 Stopped =>
+            starting 0 idle 0 busy 0 stopping 0 waiting 0"#]],
+    );
+}
+
+#[test]
+fn a_clock_that_steps_back_stands_still() {
+    check(
+        ONE,
+        "5000 arrive 1; 5000 ready 1; 100 done 1; 5999 tick; 6000 tick",
+        expect![[r#"
+        5000 arrive 1 => start 1 FromZero
+        5000 ready 1 => 1 first on 1
+        100 done 1 => wake at 6000
+        5999 tick =>
+        6000 tick => stop 1 Idle { idle_ms: 1000 }
+        starting 0 idle 0 busy 0 stopping 1 waiting 0"#]],
+    );
+}
+
+#[test]
+fn warm_dispatch_keeps_its_lists() {
+    let mut pool = Pool::new(Config { slots_per_instance: 2, ..ONE });
+    let mut newest = 0;
+    let mut actions = Vec::new();
+    let mut step = |pool: &mut Pool, event| {
+        actions.clear();
+        let mut next = || {
+            newest += 1;
+            newest
+        };
+        pool.step(0, &mut next, event, &mut actions);
+    };
+    (0..40).for_each(|waiter| step(&mut pool, Event::Arrive { waiter }));
+    (1..=20).for_each(|instance| step(&mut pool, Event::Ready { instance }));
+    let capacities = |pool: &Pool| (pool.idle.capacity(), pool.partly.capacity());
+    let before = capacities(&pool);
+    for round in 1..5 {
+        (1..=20).for_each(|instance| step(&mut pool, Event::Done { instance }));
+        (1..=20).for_each(|instance| step(&mut pool, Event::Done { instance }));
+        assert_eq!(pool.counts().idle, 20);
+        (0..40).for_each(|waiter| step(&mut pool, Event::Arrive { waiter: 1_000 * round + waiter }));
+        assert_eq!(pool.counts().busy, 20);
+    }
+    assert_eq!(capacities(&pool), before);
+}
+
+impl Pool {
+    /// What must hold between any two steps.
+    fn check_rules(&self) {
+        let slots = self.config.slots_per_instance;
+        let of = |phase| self.instances.values().filter(move |i| i.phase == phase);
+        assert_eq!(of(Phase::Starting).count(), self.starting);
+        assert_eq!(of(Phase::Live).count(), self.live);
+        assert!(self.starting + self.live <= self.config.instances_max);
+        assert!(self.waiting.len() <= self.config.waiting_max);
+        assert!(self.instances.values().all(|i| i.busy <= slots && (i.phase == Phase::Live || i.busy == 0)));
+        assert_eq!(of(Phase::Live).filter(|i| i.busy == 0).count(), self.idle.len());
+        assert_eq!(of(Phase::Live).filter(|i| i.busy > 0 && i.busy < slots).count(), self.partly.len());
+        for (at, id) in self.partly.iter().enumerate() {
+            assert_eq!(self.instances[id].partly_at, at);
+        }
+        assert!(self.idle.iter().all(|(id, _)| self.instances[id].phase == Phase::Live));
+        assert!(self.idle.iter().zip(self.idle.iter().skip(1)).all(|(older, newer)| older.1 <= newer.1));
+        if !self.waiting.is_empty() {
+            assert!(self.idle.is_empty() && self.partly.is_empty(), "a slot is free while somebody waits");
+            assert!(self.starting + self.live > 0, "somebody waits for nothing");
+        }
+        assert!(!self.draining || self.idle.is_empty());
+        if !self.idle.is_empty() {
+            assert!(self.wake_at_ms.is_some(), "nothing will end the idle ones");
+        }
+        if self.wants_start() {
+            assert!(self.retry_at_ms >= self.wake_at_ms, "nothing will order the missing starts");
+            assert!(self.wake_at_ms.is_some());
+        }
+    }
+}
+
+/// The world around a pool, as far as it must be known to send it sensible events and to check its actions.
+#[derive(Default)]
+struct World {
+    newest: u64,
+    starting: BTreeSet<InstanceId>,
+    /// Slots taken of live instances.
+    live: BTreeMap<InstanceId, u32>,
+    stopping: BTreeSet<InstanceId>,
+    waiting: BTreeSet<WaiterId>,
+    ended: BTreeSet<WaiterId>,
+    wake_at_ms: Option<u64>,
+}
+
+impl World {
+    fn end(&mut self, waiter: WaiterId) {
+        assert!(self.waiting.remove(&waiter), "{waiter} ended but did not wait");
+        assert!(self.ended.insert(waiter), "{waiter} ended twice");
+    }
+
+    fn step(&mut self, pool: &mut Pool, now_ms: u64, event: Event) {
+        let mut actions = Vec::new();
+        let mut newest = self.newest;
+        let mut next = || {
+            newest += 1;
+            newest
+        };
+        pool.step(now_ms, &mut next, event, &mut actions);
+        self.newest = newest;
+        let starts = actions.iter().filter(|a| matches!(a, Action::Start { .. })).count();
+        let wakes = actions.iter().filter(|a| matches!(a, Action::WakeAt { .. })).count();
+        assert!(starts <= 1 && wakes <= 1, "{actions:?}");
+        actions.into_iter().for_each(|action| self.act(pool, action));
+        pool.check_rules();
+        assert_eq!(pool.counts().waiting, self.waiting.len());
+    }
+
+    fn act(&mut self, pool: &Pool, action: Action) {
+        match action {
+            Action::Start { instance, .. } => assert!(self.starting.insert(instance)),
+            Action::Dispatch { waiter, instance, .. } => {
+                self.end(waiter);
+                let busy = self.live.get_mut(&instance).expect("dispatch to an instance that is not live");
+                *busy += 1;
+                assert!(*busy <= pool.config.slots_per_instance, "dispatch to a slot that is not free");
+            }
+            Action::Stop { instance, .. } => {
+                let was_idle = self.live.remove(&instance).is_some_and(|busy| busy == 0);
+                assert!(self.starting.remove(&instance) || was_idle, "stop of a busy or unknown instance");
+                self.stopping.insert(instance);
+            }
+            Action::Refuse { waiter, .. } | Action::Fail { waiter, .. } => self.end(waiter),
+            Action::WakeAt { at_ms } => self.wake_at_ms = Some(at_ms),
+        }
+    }
+
+    /// Applies one random move; `pick` chooses whom it meets.
+    fn apply(&mut self, pool: &mut Pool, now_ms: u64, kind: u8, pick: usize) {
+        let nth = |set: Vec<u64>| set.get(pick % set.len().max(1)).copied();
+        let starting = nth(self.starting.iter().copied().collect());
+        let live = nth(self.live.keys().copied().collect());
+        let busy = nth(self.live.iter().filter(|(_, busy)| **busy > 0).map(|(id, _)| *id).collect());
+        let stopping = nth(self.stopping.iter().copied().collect());
+        let cause = [Gone::StartFailed, Gone::InitFailed, Gone::Crashed, Gone::Stopped][pick % 4];
+        let event = match kind {
+            0..=5 => {
+                let waiter = 1_000 + (self.ended.len() + self.waiting.len()) as u64;
+                self.waiting.insert(waiter);
+                Some(Event::Arrive { waiter })
+            }
+            6..=8 => starting.map(|instance| {
+                self.starting.remove(&instance);
+                self.live.insert(instance, 0);
+                Event::Ready { instance }
+            }),
+            9..=13 => busy.map(|instance| {
+                *self.live.get_mut(&instance).unwrap() -= 1;
+                Event::Done { instance }
+            }),
+            14 => starting.map(|instance| {
+                self.starting.remove(&instance);
+                Event::Gone { instance, cause }
+            }),
+            15 => starting.map(|instance| {
+                self.starting.remove(&instance);
+                Event::StartRefused { instance, reason: Refusal::Instances }
+            }),
+            16 => live.map(|instance| {
+                self.live.remove(&instance);
+                Event::Gone { instance, cause }
+            }),
+            17 => stopping.map(|instance| {
+                self.stopping.remove(&instance);
+                Event::Gone { instance, cause: Gone::Stopped }
+            }),
+            18 => nth(self.waiting.iter().copied().collect()).map(|waiter| {
+                self.end(waiter);
+                Event::Cancel { waiter }
+            }),
+            // Late, doubled and unknown.
+            19 => stopping.map(|instance| Event::Done { instance }),
+            20 => stopping.map(|instance| Event::Ready { instance }),
+            21 => live.map(|instance| Event::StartRefused { instance, reason: Refusal::Memory }),
+            22 => Some(Event::Gone { instance: 900_000, cause }),
+            23 => pick.is_multiple_of(30).then_some(Event::Drain),
+            _ => Some(Event::Tick),
+        };
+        if let Some(event) = event {
+            self.step(pool, now_ms, event);
+        }
+    }
+}
+
+proptest! {
+    /// Whatever happens, the rules hold; and when the world behaves again and the pool drains, everything ends.
+    #[test]
+    fn random_worlds(
+        slots_per_instance in 1u32..4,
+        waiting_max in 0usize..12,
+        instances_max in 0usize..6,
+        moves in proptest::collection::vec((0u8..26, any::<usize>(), 0u64..40), 0..200),
+    ) {
+        let mut pool = Pool::new(Config { slots_per_instance, waiting_max, idle_ms: 50, instances_max });
+        let mut world = World::default();
+        let mut now_ms = 0;
+        for (kind, pick, pause_ms) in moves {
+            now_ms += pause_ms;
+            if world.wake_at_ms.take_if(|at| *at <= now_ms).is_some() {
+                world.step(&mut pool, now_ms, Event::Tick);
+            }
+            world.apply(&mut pool, now_ms, kind, pick);
+        }
+        world.step(&mut pool, now_ms, Event::Drain);
+        for _ in 0..2_000 {
+            for kind in [9, 6, 17] {
+                world.apply(&mut pool, now_ms, kind, 0);
+            }
+        }
+        prop_assert!(pool.is_empty(), "{:?}", pool.counts());
+        prop_assert!(world.waiting.is_empty());
+    }
+}
