@@ -11,6 +11,7 @@ mod log_line;
 pub mod logs;
 pub mod packages;
 pub mod registry;
+pub mod remote;
 
 pub use error::Error;
 pub use logs::{Cursor, Logs};

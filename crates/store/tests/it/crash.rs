@@ -17,6 +17,8 @@ const FOLDER: &str = "STORE_CRASH_FOLDER";
 const SEED: &str = "STORE_CRASH_SEED";
 const ROUNDS_MAX: u64 = 60;
 const TIME_MAX: Duration = Duration::from_secs(8);
+/// A kill comes up to so much later than the child's last word, so that it hits every stage of the next step.
+const KILL_DELAY_MAX_US: u64 = 4_000;
 /// A child that nobody kills ends by itself.
 const STEPS_MAX: u64 = 2_000;
 
@@ -42,6 +44,7 @@ fn child() {
         match dice.roll(10) {
             0..5 => {
                 let bytes = random_zip(&mut dice);
+                println!("about to add");
                 let code = store.packages().add(&bytes, &Limits::default()).unwrap();
                 println!("try put {name} {}", code.digest);
                 store.registry().put_function(&function(&name, code.digest), Expect::Any).unwrap();
@@ -60,11 +63,11 @@ fn child() {
 }
 
 fn random_zip(dice: &mut Dice) -> Vec<u8> {
-    let files = 1 + dice.roll(30);
+    let files = 1 + dice.roll(60);
     let entries: Vec<_> = (0..files)
         .map(|number| {
             let name = format!("d{}/f{number}", dice.roll(3));
-            let content = vec![dice.roll(256) as u8; dice.roll(20_000) as usize];
+            let content = vec![dice.roll(256) as u8; dice.roll(3_000) as usize];
             if dice.roll(2) == 0 { file(name, &content) } else { deflated(name, &content) }
         })
         .collect();
@@ -130,14 +133,17 @@ impl Told {
 fn killed_at_any_point() {
     let dir = tempfile::tempdir().unwrap();
     let start = Instant::now();
-    let (mut told, mut rounds, mut dice) = (Told::default(), 0, Dice(0x5eed));
+    let (mut told, mut rounds, mut half_done, mut dice) = (Told::default(), 0, 0, Dice(0x5eed));
     while rounds < ROUNDS_MAX && start.elapsed() < TIME_MAX {
         rounds += 1;
         let seed = 1 + dice.roll(1 << 60);
         let mut child = spawn(dir.path(), seed);
-        listen_and_kill(&mut child, &mut told, dice.roll(40));
+        let delay = Duration::from_micros(dice.roll(KILL_DELAY_MAX_US));
+        listen_and_kill(&mut child, &mut told, 1 + dice.roll(40), delay);
+        half_done += u32::from(has_half_done_package(dir.path()));
         check(dir.path(), &mut told, seed);
     }
+    println!("{rounds} kills, {half_done} of them left a half-done package behind");
     assert!(rounds >= 3, "only {rounds} rounds");
     assert!(told.generation > 0 && told.log > 0 && !told.functions.is_empty());
 }
@@ -149,16 +155,22 @@ fn spawn(folder: &Path, seed: u64) -> Child {
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap()
 }
 
-/// Kills the child once it has said `steps` things, and hears what it said until then.
-fn listen_and_kill(child: &mut Child, told: &mut Told, steps: u64) {
+fn has_half_done_package(folder: &Path) -> bool {
+    let Ok(entries) = fs::read_dir(folder.join("packages")) else { return false };
+    entries.flatten().any(|entry| entry.file_name().to_string_lossy().starts_with("tmp-"))
+}
+
+/// Kills the child a moment after it has said `steps` things, and hears what it said until then.
+fn listen_and_kill(child: &mut Child, told: &mut Told, steps: u64, delay: Duration) {
     let mut output = BufReader::new(child.stdout.take().unwrap());
     let mut line = String::new();
     let mut heard = 0;
     while heard < steps && output.read_line(&mut line).unwrap() > 0 {
         told.hear(line.trim_end());
-        heard += u64::from(line.starts_with("did") || line.starts_with("try"));
+        heard += u64::from(["about", "did", "try"].iter().any(|word| line.starts_with(word)));
         line.clear();
     }
+    std::thread::sleep(delay);
     child.kill().unwrap();
     child.wait().unwrap();
     let mut rest = String::new();
