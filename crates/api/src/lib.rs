@@ -1,2 +1,7 @@
-//! Placeholder while the crate is being written.
+//! Bytes: every shape that crosses a process. The wall is a wire: inner types are never wire types, except the
+//! newtypes of `model`.
 #![forbid(unsafe_code)]
+
+pub mod channel;
+pub mod launcher;
+pub mod runtime_api;

@@ -1,2 +1,31 @@
-//! Placeholder while the crate is being written.
+//! The loop that carries a synchronous invocation: resolve, admit, hand over to a worker, bring the answer back.
+//!
+//! The wall: no arrow to `store`, so a synchronous invocation cannot write anything durable. The spine is
+//! [`invoke.rs`](../src/invoke.rs); read it first.
 #![forbid(unsafe_code)]
+
+mod invoke;
+mod permits;
+
+pub use invoke::{Error, Handle, Request};
+
+use model::invocation::{Completed, Invocation, Refusal};
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+/// What the router is made of.
+pub struct Config {
+    /// All functions; written by `control`, read here once per invocation without a lock.
+    pub snapshot: Arc<arc_swap::ArcSwap<model::Snapshot>>,
+    /// Concurrent executions in the account.
+    pub concurrent_executions: u32,
+    /// Hands an invocation to the worker of this machine.
+    pub worker: Worker,
+}
+
+/// The way to a worker. Boxed, since router and worker do not know each other: on many machines this is a network hop.
+pub type Worker = Arc<dyn Fn(Invocation) -> WorkerAnswer + Send + Sync>;
+
+/// A worker's answer, pending.
+pub type WorkerAnswer = Pin<Box<dyn Future<Output = Result<Completed, Refusal>> + Send>>;

@@ -1,2 +1,26 @@
-//! Placeholder while the crate is being written.
+//! Touching the kernel: the privileged launcher and the sandboxes it makes.
+//!
+//! The wall: the only crate with `unsafe` code and the only process with privilege. Everything here is synchronous and
+//! single-threaded; nothing here parses bytes from the network. Modules stand in suggested reading order: what the
+//! caller sees first, then one sandbox from the outside in.
+#![deny(clippy::undocumented_unsafe_blocks)]
 #![allow(unsafe_code)]
+
+pub mod config;
+pub mod launcher;
+pub mod wire;
+
+mod cgroup;
+mod guest;
+mod init;
+mod inside;
+mod instance;
+mod interpreters;
+mod links;
+mod prepare;
+mod seccomp;
+mod staging;
+mod sys;
+
+pub use config::{Config, RuntimeSource};
+pub use prepare::{Error, Prepared, prepare};

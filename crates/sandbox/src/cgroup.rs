@@ -1,0 +1,361 @@
+//! Control groups, version 1 or 2, whichever the machine has: one group per instance below `tidegate/<key>`.
+//!
+//! File names and units are those of the kernel's `admin-guide/cgroup-v1` and `cgroup-v2.rst`.
+
+use crate::sys;
+use api::launcher::{Mode, Start};
+use std::fs;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+/// The accounting period of the CPU limit, microseconds: the kernel's default.
+const CPU_PERIOD_US: u64 = 100_000;
+/// The least quota that the kernel accepts, microseconds per period.
+const CPU_QUOTA_US_MIN: u64 = 1_000;
+/// Groups that one clean-up looks at, at most.
+const GROUPS_CLEANED_MAX: usize = 100_000;
+/// How long a clean-up waits for killed processes to go: attempts, 5 ms apart.
+const CLEAN_ATTEMPTS: u32 = 400;
+
+/// Where our groups are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Cgroups {
+    /// A hierarchy per controller.
+    V1(V1),
+    /// The unified hierarchy: our folder, and the controllers that children have.
+    V2 {
+        /// Our folder.
+        dir: PathBuf,
+        /// Any of memory, cpu, pids.
+        controllers: Vec<String>,
+    },
+    /// None that we may use.
+    None,
+}
+
+/// Our folder in each hierarchy of version 1.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct V1 {
+    memory: Option<PathBuf>,
+    cpu: Option<PathBuf>,
+    pids: Option<PathBuf>,
+    freezer: Option<PathBuf>,
+}
+
+impl V1 {
+    fn dirs(&self) -> impl Iterator<Item = &PathBuf> {
+        [&self.memory, &self.cpu, &self.pids, &self.freezer].into_iter().flatten()
+    }
+}
+
+/// What the machine's groups can limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Controllers {
+    /// 0, 1 or 2.
+    pub version: u8,
+    /// Memory is limited and its peak known.
+    pub memory: bool,
+    /// CPU time is limited.
+    pub cpu: bool,
+    /// The number of processes is limited.
+    pub pids: bool,
+    /// Instances can be frozen.
+    pub freezer: bool,
+}
+
+impl Cgroups {
+    /// Finds the hierarchies and makes our folder in each. Leftovers of an earlier run are removed first.
+    pub fn detect(mode: Mode, key: &str) -> Cgroups {
+        let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+        let mut v1 = V1::default();
+        let mut unified = None;
+        for line in mounts.lines() {
+            let fields: Vec<&str> = line.split(' ').collect();
+            let &[_, point, kind, options, ..] = fields.as_slice() else { continue };
+            if kind == "cgroup2" && unified.is_none() {
+                unified = Some(PathBuf::from(point));
+            }
+            if kind != "cgroup" || mode != Mode::Root {
+                continue;
+            }
+            let dir = own_dir_v1(Path::new(point), key);
+            let has = |controller| options.split(',').any(|o| o == controller);
+            for (name, place) in [
+                ("memory", &mut v1.memory),
+                ("cpu", &mut v1.cpu),
+                ("pids", &mut v1.pids),
+                ("freezer", &mut v1.freezer),
+            ] {
+                if has(name) && place.is_none() {
+                    place.clone_from(&dir);
+                }
+            }
+        }
+        if v1.memory.is_some() || v1.cpu.is_some() || v1.pids.is_some() {
+            return Cgroups::V1(v1);
+        }
+        unified.and_then(|point| own_dir_v2(&point, mode, key)).unwrap_or(Cgroups::None)
+    }
+
+    /// What can be limited.
+    pub fn controllers(&self) -> Controllers {
+        match self {
+            Cgroups::V1(v1) => Controllers {
+                version: 1,
+                memory: v1.memory.is_some(),
+                cpu: v1.cpu.is_some(),
+                pids: v1.pids.is_some(),
+                freezer: v1.freezer.is_some(),
+            },
+            Cgroups::V2 { controllers, .. } => {
+                let has = |name: &str| controllers.iter().any(|c| c == name);
+                Controllers { version: 2, memory: has("memory"), cpu: has("cpu"), pids: has("pids"), freezer: true }
+            }
+            Cgroups::None => Controllers::default(),
+        }
+    }
+
+    fn dirs(&self) -> Vec<PathBuf> {
+        match self {
+            Cgroups::V1(v1) => v1.dirs().cloned().collect(),
+            Cgroups::V2 { dir, .. } => vec![dir.clone()],
+            Cgroups::None => Vec::new(),
+        }
+    }
+
+    /// Ends every process in our groups and removes the groups, our folders included.
+    pub fn remove(&self) {
+        for dir in self.dirs() {
+            remove_tree(&dir);
+        }
+    }
+
+    /// Makes the group of one instance and sets its limits.
+    pub fn create(&self, start: &Start) -> io::Result<Group> {
+        let name = start.instance.to_string();
+        let mut group = Group { dirs: Vec::new(), memory: None, freezer: None, version: self.controllers().version };
+        let made = self.fill(&mut group, &name, start);
+        if made.is_err() {
+            group.remove();
+        }
+        made.map(|()| group)
+    }
+
+    fn fill(&self, group: &mut Group, name: &str, start: &Start) -> io::Result<()> {
+        for dir in self.dirs() {
+            let dir = dir.join(name);
+            fs::create_dir(&dir)?;
+            group.dirs.push(dir);
+        }
+        match self {
+            Cgroups::V1(v1) => group.limit_v1(v1, name, start),
+            Cgroups::V2 { dir, controllers } => group.limit_v2(&dir.join(name), controllers, start),
+            Cgroups::None => Ok(()),
+        }
+    }
+}
+
+fn own_dir_v1(point: &Path, key: &str) -> Option<PathBuf> {
+    let dir = point.join("tidegate").join(key);
+    remove_tree(&dir);
+    fs::create_dir_all(&dir).ok().map(|()| dir)
+}
+
+/// Our folder in the unified hierarchy: as root at its top, else below our own group if that has been delegated to us.
+fn own_dir_v2(point: &Path, mode: Mode, key: &str) -> Option<Cgroups> {
+    let base = match mode {
+        Mode::Root => point.to_owned(),
+        Mode::UserNamespace => {
+            let own = fs::read_to_string("/proc/self/cgroup").ok()?;
+            let own = own.lines().find_map(|line| line.strip_prefix("0::/"))?;
+            let base = point.join(own);
+            leave_for_leaf(&base, key).ok()?;
+            base
+        }
+    };
+    let shared = base.join("tidegate");
+    let dir = shared.join(key);
+    remove_tree(&dir);
+    fs::create_dir_all(&dir).ok()?;
+    for level in [&base, &shared, &dir] {
+        for controller in ["memory", "cpu", "pids"] {
+            let _ = fs::write(level.join("cgroup.subtree_control"), format!("+{controller}"));
+        }
+    }
+    let enabled = fs::read_to_string(dir.join("cgroup.subtree_control")).unwrap_or_default();
+    let controllers: Vec<String> = enabled.split_whitespace().map(str::to_owned).collect();
+    Some(Cgroups::V2 { dir, controllers })
+}
+
+/// A group with processes of its own cannot give controllers to children: we move to a leaf.
+fn leave_for_leaf(base: &Path, key: &str) -> io::Result<()> {
+    let leaf = base.join(format!("tidegate-launcher-{key}"));
+    if !leaf.is_dir() {
+        fs::create_dir(&leaf)?;
+    }
+    fs::write(leaf.join("cgroup.procs"), "0")
+}
+
+/// Kills and removes a folder of groups, one level of children deep, which is all that we make.
+fn remove_tree(dir: &Path) {
+    if !dir.is_dir() {
+        return;
+    }
+    let children = fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
+    let groups: Vec<PathBuf> = children.filter(|path| path.is_dir()).take(GROUPS_CLEANED_MAX).collect();
+    for group in groups.iter().map(PathBuf::as_path).chain([dir]) {
+        for _ in 0..CLEAN_ATTEMPTS {
+            kill_all(group);
+            match fs::remove_dir(group) {
+                Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
+                    std::thread::sleep(std::time::Duration::from_millis(5));
+                }
+                Ok(()) | Err(_) => break,
+            }
+        }
+    }
+}
+
+fn kill_all(group: &Path) {
+    let _ = fs::write(group.join("cgroup.kill"), "1");
+    let _ = fs::write(group.join("freezer.state"), "THAWED");
+    let processes = fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default();
+    for pid in processes.lines().filter_map(|line| line.parse().ok()).filter_map(rustix::process::Pid::from_raw) {
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+    }
+}
+
+/// The groups of one instance; removed by [`Group::remove`].
+#[derive(Debug)]
+pub struct Group {
+    dirs: Vec<PathBuf>,
+    memory: Option<PathBuf>,
+    freezer: Option<PathBuf>,
+    version: u8,
+}
+
+impl Group {
+    fn limit_v1(&mut self, v1: &V1, name: &str, start: &Start) -> io::Result<()> {
+        if let Some(dir) = &v1.memory {
+            let dir = dir.join(name);
+            let bytes = memory_bytes(start);
+            fs::write(dir.join("memory.limit_in_bytes"), &bytes)?;
+            // Absent when the kernel does not account for swap; then there is none or it is not limited.
+            let _ = fs::write(dir.join("memory.memsw.limit_in_bytes"), &bytes);
+            let _ = fs::write(dir.join("memory.swappiness"), "0");
+            self.memory = Some(dir);
+        }
+        if let Some(dir) = &v1.cpu {
+            let dir = dir.join(name);
+            fs::write(dir.join("cpu.cfs_period_us"), CPU_PERIOD_US.to_string())?;
+            fs::write(dir.join("cpu.cfs_quota_us"), cpu_quota_us(start).to_string())?;
+            fs::write(dir.join("cpu.shares"), (u64::from(start.cpu_millis) * 1024 / 1000).max(2).to_string())?;
+        }
+        if let Some(dir) = &v1.pids {
+            fs::write(dir.join(name).join("pids.max"), processes(start))?;
+        }
+        self.freezer = v1.freezer.as_ref().map(|dir| dir.join(name));
+        Ok(())
+    }
+
+    fn limit_v2(&mut self, dir: &Path, controllers: &[String], start: &Start) -> io::Result<()> {
+        let has = |name: &str| controllers.iter().any(|c| c == name);
+        if has("memory") {
+            fs::write(dir.join("memory.max"), memory_bytes(start))?;
+            let _ = fs::write(dir.join("memory.swap.max"), "0");
+            fs::write(dir.join("memory.oom.group"), "1")?;
+            self.memory = Some(dir.to_owned());
+        }
+        if has("cpu") {
+            fs::write(dir.join("cpu.max"), format!("{} {CPU_PERIOD_US}", cpu_quota_us(start)))?;
+            let weight = (u64::from(start.cpu_millis) / 10).clamp(1, 10_000);
+            fs::write(dir.join("cpu.weight"), weight.to_string())?;
+        }
+        if has("pids") {
+            fs::write(dir.join("pids.max"), processes(start))?;
+        }
+        self.freezer = Some(dir.to_owned());
+        Ok(())
+    }
+
+    /// On version 2, the folder into which the instance is cloned.
+    pub fn clone_into(&self) -> io::Result<Option<OwnedFd>> {
+        match (self.version, self.dirs.first()) {
+            (2, Some(dir)) => Ok(Some(fs::File::open(dir)?.into())),
+            _ => Ok(None),
+        }
+    }
+
+    /// On version 1, moves a process in.
+    pub fn add(&self, pid: rustix::process::Pid) -> io::Result<()> {
+        if self.version != 1 {
+            return Ok(());
+        }
+        self.dirs.iter().try_for_each(|dir| {
+            fs::write(dir.join("cgroup.procs"), pid.as_raw_nonzero().to_string())
+        })
+    }
+
+    /// A file that holds the peak of memory in bytes, if there is one.
+    pub fn peak(&self) -> Option<OwnedFd> {
+        let name = if self.version == 1 { "memory.max_usage_in_bytes" } else { "memory.peak" };
+        fs::File::open(self.memory.as_ref()?.join(name)).ok().map(OwnedFd::from)
+    }
+
+    /// A descriptor that becomes ready when memory is exhausted: an event counter (readable) on version 1, a file
+    /// (priority event) on version 2.
+    pub fn watch_memory(&self) -> Option<OwnedFd> {
+        let dir = self.memory.as_ref()?;
+        if self.version == 2 {
+            return fs::File::open(dir.join("memory.events")).ok().map(OwnedFd::from);
+        }
+        let counter = sys::eventfd().ok()?;
+        let control = fs::File::open(dir.join("memory.oom_control")).ok()?;
+        let order = format!("{} {}", counter.as_raw_fd(), control.as_raw_fd());
+        fs::write(dir.join("cgroup.event_control"), order).ok()?;
+        Some(counter)
+    }
+
+    /// Whether the kernel has killed a process for lack of memory.
+    pub fn out_of_memory(&self) -> bool {
+        let Some(dir) = &self.memory else { return false };
+        let name = if self.version == 1 { "memory.oom_control" } else { "memory.events" };
+        let text = fs::read_to_string(dir.join(name)).unwrap_or_default();
+        let count = text.lines().find_map(|line| line.strip_prefix("oom_kill "));
+        count.is_some_and(|count| count.trim() != "0")
+    }
+
+    /// Freezes or thaws all processes, where there is a freezer.
+    pub fn set_frozen(&self, frozen: bool) {
+        let Some(dir) = &self.freezer else { return };
+        let _ = match (self.version, frozen) {
+            (1, true) => fs::write(dir.join("freezer.state"), "FROZEN"),
+            (1, false) => fs::write(dir.join("freezer.state"), "THAWED"),
+            (_, true) => fs::write(dir.join("cgroup.freeze"), "1"),
+            (_, false) => fs::write(dir.join("cgroup.freeze"), "0"),
+        };
+    }
+
+    /// Removes the empty groups. `false`: the kernel still counts a process of it; try again soon.
+    pub fn remove(&mut self) -> bool {
+        self.dirs.retain(|dir| match fs::remove_dir(dir) {
+            Ok(()) => false,
+            Err(error) => error.kind() == io::ErrorKind::ResourceBusy,
+        });
+        self.dirs.is_empty()
+    }
+}
+
+fn memory_bytes(start: &Start) -> String {
+    (u64::from(start.memory_mb) << 20).to_string()
+}
+
+fn cpu_quota_us(start: &Start) -> u64 {
+    (u64::from(start.cpu_millis) * CPU_PERIOD_US / 1000).max(CPU_QUOTA_US_MIN)
+}
+
+/// The instance's own first process is not the guest's.
+fn processes(start: &Start) -> String {
+    (u64::from(start.processes) + 1).to_string()
+}

@@ -1,0 +1,120 @@
+//! What the launcher is told at start.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::{Path, PathBuf};
+
+/// The launcher's settings.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// The data folder; made when it is missing.
+    pub data_dir: PathBuf,
+    /// As root: the daemon's user and group id; instances have the `instances_max` ids behind it.
+    pub uid_base: u32,
+    /// Addresses for guests, four per instance.
+    pub subnet: Subnet,
+    /// Name servers for guests; `None` means those of the host.
+    pub nameservers: Option<Vec<IpAddr>>,
+    /// Interpreters by runtime; they win over those that are found.
+    pub runtimes: BTreeMap<String, RuntimeSource>,
+    /// Instances at one time, at most; a further start fails.
+    pub instances_max: u32,
+    /// Certificates that guests trust; `None` means the host's.
+    pub ca_bundle: Option<PathBuf>,
+    /// Files for `/var/runtime`: relative path and contents.
+    pub shims: &'static [(&'static str, &'static [u8])],
+}
+
+impl Config {
+    /// The defaults for a data folder.
+    pub fn new(data_dir: &Path) -> Config {
+        Config {
+            data_dir: data_dir.to_owned(),
+            uid_base: 2_000_000,
+            subnet: Subnet { address: Ipv4Addr::new(100, 96, 0, 0), prefix_bits: 16 },
+            nameservers: None,
+            runtimes: BTreeMap::new(),
+            instances_max: 1_000,
+            ca_bundle: None,
+            shims: &[],
+        }
+    }
+}
+
+/// Where the interpreter of a runtime comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RuntimeSource {
+    /// An interpreter of the host: its executable file.
+    Interpreter(PathBuf),
+    /// A folder that holds a whole root file system with the interpreter in it.
+    Root(PathBuf),
+}
+
+/// A range of IPv4 addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Subnet {
+    /// The first address.
+    pub address: Ipv4Addr,
+    /// Bits that all addresses share, 8 to 28.
+    pub prefix_bits: u8,
+}
+
+/// Why a text is not a subnet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a subnet has the shape 100.96.0.0/16, with 8 to 28 bits and no bit set behind them")]
+pub struct SubnetError;
+
+impl Subnet {
+    /// Reads `address/bits`.
+    pub fn parse(text: &str) -> Result<Subnet, SubnetError> {
+        let (address, bits) = text.split_once('/').ok_or(SubnetError)?;
+        let address: Ipv4Addr = address.parse().map_err(|_| SubnetError)?;
+        let prefix_bits: u8 = bits.parse().map_err(|_| SubnetError)?;
+        let subnet = Subnet { address, prefix_bits };
+        if !(8..=28).contains(&prefix_bits) || u32::from(address) & (subnet.addresses() - 1) != 0 {
+            return Err(SubnetError);
+        }
+        Ok(subnet)
+    }
+
+    /// How many addresses it has.
+    pub(crate) fn addresses(&self) -> u32 {
+        1 << (32 - u32::from(self.prefix_bits.clamp(8, 28)))
+    }
+}
+
+impl std::fmt::Display for Subnet {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.address, self.prefix_bits)
+    }
+}
+
+/// A short name for one data folder, the same in every run: eight hexadecimal digits of the FNV-1a hash of its
+/// canonical path. Everything that outlives a killed launcher carries it.
+pub(crate) fn key_of(canonical: &Path) -> String {
+    let mut hash: u64 = 0xcbf2_9ce4_8422_2325;
+    for byte in canonical.as_os_str().as_encoded_bytes() {
+        hash = (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+    }
+    format!("{:08x}", (hash ^ (hash >> 32)) as u32)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn subnets() {
+        assert_eq!(Subnet::parse("100.96.0.0/16").unwrap().to_string(), "100.96.0.0/16");
+        for bad in ["", "100.96.0.0", "100.96.0.1/16", "10.0.0.0/7", "10.0.0.0/29", "a/8", "10.0.0.0/8/8"] {
+            assert_eq!(Subnet::parse(bad), Err(SubnetError), "{bad}");
+        }
+    }
+
+    #[test]
+    fn keys_are_short_and_differ() {
+        let a = key_of(Path::new("/var/lib/tidegate"));
+        assert_eq!(a.len(), 8);
+        assert_ne!(a, key_of(Path::new("/var/lib/tidegate2")));
+    }
+}

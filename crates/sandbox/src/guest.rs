@@ -1,0 +1,152 @@
+//! The guest's main process between its fork and its exec: it gives up everything that it does not need.
+
+use crate::init::{Obstacle, drop_privilege};
+use crate::inside::{Failure, Kept, Note, Plan, at};
+use crate::sys::{self, Signals};
+use crate::wire::{self, Wait};
+use api::launcher::STAGE_ENTRYPOINT;
+use landlock::{
+    ABI, Access, AccessFs, PathBeneath, PathFd, Ruleset, RulesetAttr, RulesetCreatedAttr, RulesetError, Scope,
+};
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use rustix::process::{DumpableBehavior, Resource, Rlimit, setrlimit};
+use std::ffi::{CStr, CString};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+
+/// The kernel ends the guest rather than the sandbox's own first process, whose score is 0.
+const OOM_SCORE: &str = "500";
+/// The newest Landlock that the rules below are written for; older kernels enforce what they know.
+const LANDLOCK: ABI = ABI::V6;
+/// What a guest may write to below its read-only root.
+const WRITABLE_DIRS: [&str; 2] = ["/tmp", "/dev/shm"];
+/// The programs of a custom runtime, in the order in which they are tried.
+const BOOTSTRAPS: [&CStr; 2] = [c"/var/task/bootstrap", c"/opt/bootstrap"];
+/// Descriptors below this number are given to the guest; ours are moved out of the way.
+const OWN_FIRST: i32 = 10;
+
+/// Becomes the guest, or says over `obstacles` why not.
+pub fn run(plan: &Plan<'_>, kept: &Kept, obstacles: BorrowedFd<'_>) -> ! {
+    let (failure, obstacles) = match rustix::io::fcntl_dupfd_cloexec(obstacles, OWN_FIRST) {
+        Ok(moved) => (become_guest(plan, kept), moved),
+        Err(_) => sys::exit_now(1),
+    };
+    let obstacle = Obstacle { stage: failure.stage.to_owned(), message: failure.message };
+    let _ = wire::send(obstacles.as_fd(), &obstacle, &[], Wait::Block);
+    sys::exit_now(1)
+}
+
+/// Returns only on failure.
+fn become_guest(plan: &Plan<'_>, kept: &Kept) -> Failure {
+    match lock(plan, kept) {
+        Err(failure) => failure,
+        Ok(()) => start_program(plan),
+    }
+}
+
+fn lock(plan: &Plan<'_>, kept: &Kept) -> Result<(), Failure> {
+    wire::send(kept.setup.as_fd(), &Note::Guest, &[], Wait::Block).map_err(at("guest", "report"))?;
+    rustix::process::setsid().map_err(at("guest", "setsid"))?;
+    prefer_for_oom().map_err(at("guest", "raise the OOM score"))?;
+    set_limits(plan).map_err(at("limits", "setrlimit"))?;
+    place_descriptors(kept).map_err(at("guest", "place descriptors"))?;
+    sys::reset_signal_actions();
+    Signals::of(&[]).block_only().map_err(at("guest", "unblock signals"))?;
+    rustix::process::chdir("/var/task").map_err(at("guest", "enter /var/task"))?;
+    drop_privilege().map_err(at("guest", "drop capabilities"))?;
+    restrict_paths().map_err(at("landlock", "restrict paths"))?;
+    seccompiler::apply_filter(plan.filter).map_err(at("seccomp", "install the filter"))
+}
+
+/// A process that hides its memory cannot write its own score; nothing that could look is running yet, and exec
+/// replaces the memory.
+fn prefer_for_oom() -> std::io::Result<()> {
+    rustix::process::set_dumpable_behavior(DumpableBehavior::Dumpable)?;
+    std::fs::write("/proc/self/oom_score_adj", OOM_SCORE)
+}
+
+fn set_limits(plan: &Plan<'_>) -> Result<(), Errno> {
+    let set = |resource, value: u64| {
+        setrlimit(resource, Rlimit { current: Some(value), maximum: Some(value) })
+    };
+    set(Resource::Core, 0)?;
+    set(Resource::Nofile, plan.start.open_files.into())?;
+    // Counted per user namespace, thus per instance, with the first process.
+    set(Resource::Nproc, u64::from(plan.start.processes) + 1)?;
+    plan.private_bytes_max.map_or(Ok(()), |bytes| set(Resource::Data, bytes))
+}
+
+/// 0: nothing; 1 and 2: the log; 3: the channel, if there is one. All others end with exec.
+fn place_descriptors(kept: &Kept) -> Result<(), Errno> {
+    let log = rustix::io::fcntl_dupfd_cloexec(&kept.log, OWN_FIRST)?;
+    let channel = kept.channel.as_ref().map(|fd| rustix::io::fcntl_dupfd_cloexec(fd, OWN_FIRST)).transpose()?;
+    let null = rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    place(null.as_fd(), 0)?;
+    place(log.as_fd(), 1)?;
+    place(log.as_fd(), 2)?;
+    if let Some(channel) = &channel {
+        place(channel.as_fd(), 3)?;
+    }
+    // Numbers 0 to 3 may be `null` itself; dropping it would close what was just placed.
+    std::mem::forget(null);
+    sys::close_on_exec_from(if channel.is_some() { 4 } else { 3 })
+}
+
+fn place(from: BorrowedFd<'_>, number: i32) -> Result<(), Errno> {
+    if from.as_raw_fd() == number {
+        return rustix::io::fcntl_setfd(from, rustix::io::FdFlags::empty());
+    }
+    // SAFETY: this freshly forked process owns no value for this number that is used after this call, and the value
+    // made here is given up again below without closing.
+    let mut target = unsafe { OwnedFd::from_raw_fd(number) };
+    let done = rustix::io::dup2(from, &mut target);
+    let _ = target.into_raw_fd();
+    done
+}
+
+fn restrict_paths() -> Result<(), RulesetError> {
+    let mut rules = Ruleset::default()
+        .handle_access(AccessFs::from_all(LANDLOCK))?
+        .scope(Scope::Signal | Scope::AbstractUnixSocket)?
+        .create()?;
+    let open = |path: &str| PathFd::new(path).ok();
+    if let Some(root) = open("/") {
+        rules = rules.add_rule(PathBeneath::new(root, AccessFs::from_read(LANDLOCK)))?;
+    }
+    for dir in WRITABLE_DIRS.into_iter().filter_map(open) {
+        rules = rules.add_rule(PathBeneath::new(dir, AccessFs::from_all(LANDLOCK)))?;
+    }
+    for device in crate::staging::DEVICES.iter().filter_map(|name| open(&format!("/dev/{name}"))) {
+        rules = rules.add_rule(PathBeneath::new(device, AccessFs::from_file(LANDLOCK)))?;
+    }
+    rules.restrict_self().map(drop)
+}
+
+fn start_program(plan: &Plan<'_>) -> Failure {
+    let pairs = plan.start.environment.iter().map(|(name, value)| CString::new(format!("{name}={value}")));
+    let environment: Vec<CString> = match pairs.collect() {
+        Ok(environment) => environment,
+        Err(error) => return at("environment", "hold a NUL")(error),
+    };
+    let Some((program, arguments)) = &plan.interpreter else { return start_bootstrap(&environment) };
+    let texts = std::iter::once(program.as_os_str().as_bytes().to_vec())
+        .chain(arguments.iter().map(|argument| argument.clone().into_bytes()));
+    let arguments: Vec<CString> = match texts.map(CString::new).collect() {
+        Ok(arguments) => arguments,
+        Err(error) => return at("interpreter", "hold a NUL")(error),
+    };
+    let errno = sys::exec(&arguments[0], &arguments, &environment);
+    at("interpreter", &format!("execute {}", program.display()))(errno)
+}
+
+fn start_bootstrap(environment: &[CString]) -> Failure {
+    let mut errno = Errno::NOENT;
+    for path in BOOTSTRAPS {
+        errno = sys::exec(path, &[path.to_owned()], environment);
+        if errno != Errno::NOENT {
+            break;
+        }
+    }
+    at(STAGE_ENTRYPOINT, "neither /var/task/bootstrap nor /opt/bootstrap can be executed")(errno)
+}

@@ -1,0 +1,376 @@
+//! One sandbox from the launcher's side: how it is made, what is known of it, how it is taken away.
+
+use crate::cgroup::{Cgroups, Group};
+use crate::config::Config;
+use crate::inside::{self, Failure, Go, Kept, Note, Plan, at};
+use crate::interpreters::{self, HOST_ROOT, Interpreters};
+use crate::links::Links;
+use crate::staging::{GUEST_ID, Staging};
+use crate::sys::{self, Fork, Process};
+use crate::wire::{self, Wait};
+use api::launcher::{ExitStatus, MemorySource, Mode, Network, Program, Start};
+use rustix::process::Signal;
+use seccompiler::BpfProgram;
+use std::fs;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+/// How long a sandbox may take to be made.
+const SETUP_MS_MAX: u64 = 10_000;
+/// Time between looks at the kernel's count of killed processes after memory was exhausted.
+const OOM_TICK_MS: u64 = 10;
+/// How often the count is looked at.
+const OOM_LOOKS: u32 = 100;
+/// Time between attempts to remove a control group that the kernel still counts a process in.
+const REMOVE_TICK_MS: u64 = 2;
+/// Attempts before the launcher gives up and leaves the group for the next start to remove.
+const REMOVE_ATTEMPTS: u32 = 500;
+/// The mark of a memory allowance without a control group: what the interpreter itself maps privately.
+const PRIVATE_SLACK_BYTES: u64 = 64 << 20;
+
+const NAMESPACES: libc::c_int = libc::CLONE_NEWUSER
+    | libc::CLONE_NEWNS
+    | libc::CLONE_NEWPID
+    | libc::CLONE_NEWIPC
+    | libc::CLONE_NEWUTS
+    | libc::CLONE_NEWNET;
+
+/// What all sandboxes of a launcher are made from.
+pub struct Machine {
+    /// The settings.
+    pub config: Config,
+    /// How sandboxes are made.
+    pub mode: Mode,
+    /// Where the parts are.
+    pub staging: Staging,
+    /// Limits.
+    pub cgroups: Cgroups,
+    /// Managed runtimes.
+    pub interpreters: Interpreters,
+    /// The filter for guests.
+    pub filter: BpfProgram,
+}
+
+/// What a start brought: the log's write end, and the channel's guest end for a managed runtime.
+pub struct Files {
+    /// The guest's output.
+    pub log: OwnedFd,
+    /// The guest's end of the channel.
+    pub channel: Option<OwnedFd>,
+}
+
+/// A sandbox between its clone and its last trace.
+pub struct Instance {
+    /// The daemon's name for it.
+    pub id: u64,
+    /// Its first process.
+    pub process: Process,
+    /// The connection to its first process.
+    pub setup: OwnedFd,
+    /// Becomes ready when memory is exhausted, and whether that is a priority event.
+    pub memory_watch: Option<OwnedFd>,
+    /// Whether `Started` has been said.
+    pub started: bool,
+    /// How the guest's main process ended, once that is known.
+    pub status: Option<ExitStatus>,
+    /// Why it could not be made.
+    pub failure: Option<(String, String)>,
+    group: Group,
+    listener: Option<OwnedFd>,
+    guest_pid: Option<i32>,
+    out_of_memory: bool,
+    kill_at: Option<Instant>,
+    oom_look: Option<(Instant, u32)>,
+    remove_again: Option<(Instant, u32)>,
+}
+
+/// What the loop has to do after an instance has been looked at.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Nothing.
+    Stay,
+    /// The guest runs: say `Started`.
+    Started,
+    /// Everything is gone: say `Exited` or `StartFailed` and forget it.
+    Gone,
+}
+
+impl Machine {
+    /// Makes a sandbox; it answers later through its setup socket. Nothing is left behind on failure.
+    pub fn spawn(&self, slot: u32, start: &Start, files: Files) -> Result<Instance, Failure> {
+        let plan = self.plan(start)?;
+        let mut group = self.cgroups.create(start).map_err(at("cgroup", "make the control groups"))?;
+        let made = self.clone_child(slot, start, &plan, &group, files);
+        let (process, setup) = match made {
+            Ok(made) => made,
+            Err(failure) => {
+                group.remove();
+                return Err(failure);
+            }
+        };
+        let mut instance = Instance {
+            id: start.instance,
+            process,
+            setup,
+            memory_watch: group.watch_memory(),
+            started: false,
+            status: None,
+            failure: None,
+            group,
+            listener: None,
+            guest_pid: None,
+            out_of_memory: false,
+            kill_at: Some(Instant::now() + Duration::from_millis(SETUP_MS_MAX)),
+            oom_look: None,
+            remove_again: None,
+        };
+        if let Err(failure) = self.release(slot, &instance) {
+            instance.destroy();
+            return Err(failure);
+        }
+        Ok(instance)
+    }
+
+    fn plan<'a>(&'a self, start: &'a Start) -> Result<Plan<'a>, Failure> {
+        let mut plan = Plan {
+            start,
+            staging: &self.staging,
+            root: HOST_ROOT,
+            lang: None,
+            interpreter: None,
+            link: None,
+            filter: &self.filter,
+            private_bytes_max: None,
+        };
+        if let Program::Managed { runtime } = &start.program {
+            let Some(installed) = self.interpreters.get(&runtime.0) else {
+                let message = format!("this machine has no interpreter for {}", runtime.0);
+                return Err(Failure { stage: "interpreter", message });
+            };
+            plan.root = &installed.root;
+            plan.lang = installed.lang.as_deref();
+            plan.interpreter = Some((installed.program.clone(), interpreters::arguments(runtime)));
+        }
+        if !self.cgroups.controllers().memory {
+            plan.private_bytes_max = Some((u64::from(start.memory_mb) << 20) + PRIVATE_SLACK_BYTES);
+        }
+        if start.network == Network::Nat {
+            plan.link = self.link(0);
+        }
+        Ok(plan)
+    }
+
+    fn link(&self, _slot: u32) -> Option<(crate::links::End, std::net::Ipv4Addr)> {
+        None
+    }
+
+    fn clone_child(
+        &self,
+        slot: u32,
+        start: &Start,
+        plan: &Plan<'_>,
+        group: &Group,
+        files: Files,
+    ) -> Result<(Process, OwnedFd), Failure> {
+        // A guest that opens /dev/stdout again is checked against the pipe's owner.
+        let owner = self.guest_uid(slot);
+        let (uid, gid) = (rustix::fs::Uid::from_raw(owner), rustix::fs::Gid::from_raw(owner));
+        rustix::fs::fchown(&files.log, Some(uid), Some(gid)).map_err(at("log", "give the log to the guest"))?;
+        let (ours, theirs) = wire::pair().map_err(at("clone", "make a socket pair"))?;
+        rustix::net::sockopt::set_socket_passcred(&ours, true).map_err(at("clone", "ask for credentials"))?;
+        let into = group.clone_into().map_err(at("cgroup", "open the control group"))?;
+        match sys::fork(NAMESPACES, into.as_ref().map(AsFd::as_fd)).map_err(at("clone", "make namespaces"))? {
+            Fork::Parent(process) => Ok((process, ours)),
+            Fork::Child => {
+                debug_assert_eq!(plan.start.instance, start.instance);
+                inside::run(plan, &Kept { setup: theirs, log: files.log, channel: files.channel })
+            }
+        }
+    }
+
+    /// The guest's user and group id as the launcher's user namespace has it.
+    fn guest_uid(&self, slot: u32) -> u32 {
+        match self.mode {
+            Mode::Root => self.config.uid_base + 1 + slot,
+            Mode::UserNamespace => 0,
+        }
+    }
+
+    /// Sets what can only be set from outside, then lets the child begin.
+    fn release(&self, slot: u32, instance: &Instance) -> Result<(), Failure> {
+        let pid = instance.process.pid;
+        instance.group.add(pid).map_err(at("cgroup", "enter the control groups"))?;
+        let proc = format!("/proc/{}", pid.as_raw_nonzero());
+        let map = format!("{GUEST_ID} {} 1", self.guest_uid(slot));
+        fs::write(format!("{proc}/setgroups"), "deny").map_err(at("identity", "refuse setgroups"))?;
+        fs::write(format!("{proc}/gid_map"), &map).map_err(at("identity", "map the group id"))?;
+        fs::write(format!("{proc}/uid_map"), &map).map_err(at("identity", "map the user id"))?;
+        wire::send(instance.setup.as_fd(), &Go, &[], Wait::Poll).map_err(at("go", "let the sandbox begin"))
+    }
+}
+
+impl Instance {
+    /// Reads what the first process says.
+    pub fn read_notes(&mut self, buffer: &mut wire::Buffer) -> Step {
+        let mut step = Step::Stay;
+        // The first process says four things at most.
+        for _ in 0..8 {
+            let Ok(got) = wire::receive::<Note>(self.setup.as_fd(), buffer, Wait::Poll) else { break };
+            match got.message {
+                Note::Listener => self.listener = got.files.into_iter().next(),
+                Note::Guest => self.guest_pid = got.sender,
+                Note::Ready => {
+                    self.kill_at = None;
+                    step = Step::Started;
+                }
+                Note::Failed { stage, message } => self.failure = Some((stage, message)),
+                Note::Ended(status) => self.status = Some(status),
+            }
+        }
+        step
+    }
+
+    /// The guest's main process as the launcher sees it.
+    pub fn guest_pid(&self) -> i32 {
+        self.guest_pid.unwrap_or(self.process.pid.as_raw_nonzero().get())
+    }
+
+    /// How the peak of memory can be read, and the files that go with `Started`.
+    pub fn started_files(&mut self) -> (MemorySource, Vec<OwnedFd>) {
+        let mut files: Vec<OwnedFd> = self.listener.take().into_iter().collect();
+        if let Some(peak) = self.group.peak() {
+            files.push(peak);
+            return (MemorySource::CgroupPeak, files);
+        }
+        match fs::File::open(format!("/proc/{}/status", self.guest_pid())) {
+            Ok(file) => {
+                files.push(file.into());
+                (MemorySource::ProcStatus, files)
+            }
+            Err(_) => (MemorySource::None, files),
+        }
+    }
+
+    /// Ends the guest: politely if there is a grace, else at once.
+    pub fn stop(&mut self, grace_ms: u64) {
+        self.group.set_frozen(false);
+        if grace_ms == 0 || !self.started {
+            return self.kill();
+        }
+        self.process.signal(Signal::TERM);
+        let end = Instant::now() + Duration::from_millis(grace_ms);
+        self.kill_at = Some(self.kill_at.map_or(end, |earlier| earlier.min(end)));
+    }
+
+    /// Ends every process of the sandbox.
+    pub fn kill(&mut self) {
+        self.group.set_frozen(false);
+        self.process.signal(Signal::KILL);
+        self.kill_at = None;
+    }
+
+    /// Freezes or thaws.
+    pub fn set_frozen(&self, frozen: bool) {
+        self.group.set_frozen(frozen);
+    }
+
+    /// Memory is exhausted; whether a process was killed is known a moment later.
+    pub fn memory_exhausted(&mut self) {
+        if let Some(watch) = &self.memory_watch {
+            // Either kind of descriptor stays ready until it is read.
+            let mut bytes = [0u8; 512];
+            if rustix::io::pread(watch, &mut bytes, 0).is_err() {
+                let _ = rustix::io::read(watch, &mut bytes);
+            }
+        }
+        self.oom_look = Some((Instant::now() + Duration::from_millis(1), OOM_LOOKS));
+    }
+
+    /// When something is due.
+    pub fn due(&self) -> Option<Instant> {
+        let times = [self.kill_at, self.oom_look.map(|(at, _)| at), self.remove_again.map(|(at, _)| at)];
+        times.into_iter().flatten().min()
+    }
+
+    /// Does what is due.
+    pub fn tick(&mut self, now: Instant) -> Step {
+        if self.kill_at.is_some_and(|at| at <= now) {
+            if !self.started && self.failure.is_none() {
+                let message = format!("the sandbox was not ready within {SETUP_MS_MAX} ms");
+                self.failure = Some(("timeout".into(), message));
+            }
+            self.kill();
+        }
+        if let Some((at, left)) = self.oom_look
+            && at <= now
+        {
+            self.look_for_oom(now, left);
+        }
+        match self.remove_again {
+            Some((at, left)) if at <= now => self.remove(left),
+            _ => Step::Stay,
+        }
+    }
+
+    /// A sandbox in which a process was killed for lack of memory ends as a whole.
+    fn look_for_oom(&mut self, now: Instant, left: u32) {
+        self.oom_look = None;
+        if self.group.out_of_memory() {
+            self.out_of_memory = true;
+            self.kill();
+        } else if left > 0 {
+            self.oom_look = Some((now + Duration::from_millis(OOM_TICK_MS), left - 1));
+        }
+    }
+
+    /// The first process may have ended: reaps it, and with it everything else has gone.
+    pub fn ended(&mut self, buffer: &mut wire::Buffer) -> Step {
+        if self.remove_again.is_some() {
+            return Step::Stay;
+        }
+        let Ok(Some(status)) = self.process.wait(false) else { return Step::Stay };
+        let late = self.read_notes(buffer);
+        self.status.get_or_insert(status);
+        (self.kill_at, self.oom_look) = (None, None);
+        self.out_of_memory |= self.group.out_of_memory();
+        if late == Step::Started {
+            // The guest ended before its start was noticed: both are said, in order.
+            self.remove_again = Some((Instant::now(), REMOVE_ATTEMPTS));
+            return Step::Started;
+        }
+        self.remove(REMOVE_ATTEMPTS)
+    }
+
+    fn remove(&mut self, attempts_left: u32) -> Step {
+        if self.group.remove() || attempts_left == 0 {
+            self.remove_again = None;
+            return Step::Gone;
+        }
+        self.remove_again = Some((Instant::now() + Duration::from_millis(REMOVE_TICK_MS), attempts_left - 1));
+        Step::Stay
+    }
+
+    /// Whether the kernel killed a process of it for lack of memory.
+    pub fn out_of_memory(&self) -> bool {
+        self.out_of_memory
+    }
+
+    /// Ends it and waits until it is gone.
+    pub fn destroy(&mut self) {
+        self.kill();
+        if self.remove_again.is_none() {
+            let _ = self.process.wait(true);
+        }
+        for _ in 0..REMOVE_ATTEMPTS {
+            if self.group.remove() {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(REMOVE_TICK_MS));
+        }
+    }
+}
+
+/// A connection for links on the host's side.
+pub fn open_links() -> Option<Links> {
+    Links::open().ok()
+}

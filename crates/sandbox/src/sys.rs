@@ -1,0 +1,201 @@
+//! System calls that no safe crate offers, each behind a safe function.
+
+use rustix::io::Errno;
+use rustix::process::Pid;
+use std::ffi::{CStr, CString};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+type Result<T> = std::result::Result<T, Errno>;
+
+fn check(value: libc::c_long) -> Result<libc::c_long> {
+    if value >= 0 {
+        return Ok(value);
+    }
+    Err(Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::INVAL))
+}
+
+/// Which side of a fork this is.
+pub enum Fork {
+    /// The new process.
+    Child,
+    /// The old one.
+    Parent(Process),
+}
+
+/// A child process that has not been waited for.
+#[derive(Debug)]
+pub struct Process {
+    /// Its id, valid until it is waited for.
+    pub pid: Pid,
+    /// Readable when it has ended.
+    pub pidfd: OwnedFd,
+}
+
+impl Process {
+    /// Waits for the end, or looks whether it has come. `None`: not yet.
+    pub fn wait(&self, block: bool) -> Result<Option<api::launcher::ExitStatus>> {
+        use rustix::process::{WaitId, WaitIdOptions, waitid};
+        use std::os::fd::AsFd;
+        let mut options = WaitIdOptions::EXITED;
+        options.set(WaitIdOptions::NOHANG, !block);
+        let status = rustix::io::retry_on_intr(|| waitid(WaitId::PidFd(self.pidfd.as_fd()), options))?;
+        Ok(status.map(|status| match (status.exit_status(), status.terminating_signal()) {
+            (Some(code), _) => api::launcher::ExitStatus::Code(code),
+            (None, signal) => api::launcher::ExitStatus::Signal(signal.unwrap_or(libc::SIGKILL)),
+        }))
+    }
+
+    /// Sends a signal; a process that has ended is no error.
+    pub fn signal(&self, signal: rustix::process::Signal) {
+        let _ = rustix::process::pidfd_send_signal(&self.pidfd, signal);
+    }
+}
+
+/// From `linux/sched.h`; libc's constant of this name is too narrow.
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+
+/// Forks with new namespaces, and on cgroup v2 directly into a cgroup. The caller is single-threaded: the child may
+/// use everything.
+pub fn fork(namespaces: libc::c_int, cgroup: Option<BorrowedFd<'_>>) -> Result<Fork> {
+    // SAFETY: clone_args is plain integers, for which zero is valid.
+    let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
+    let mut pidfd: RawFd = -1;
+    args.flags = (namespaces | libc::CLONE_PIDFD) as u64;
+    args.pidfd = (&raw mut pidfd) as u64;
+    args.exit_signal = libc::SIGCHLD as u64;
+    if let Some(cgroup) = cgroup {
+        args.flags |= CLONE_INTO_CGROUP;
+        args.cgroup = cgroup.as_raw_fd() as u64;
+    }
+    // SAFETY: without CLONE_VM this is a fork: the child runs on a copy of this memory and of this stack. There is no
+    // other thread whose locks the child could inherit.
+    let pid = check(unsafe { libc::syscall(libc::SYS_clone3, &raw mut args, size_of::<libc::clone_args>()) })?;
+    match Pid::from_raw(pid as i32) {
+        None => Ok(Fork::Child),
+        // SAFETY: the kernel has just made this descriptor for us, and nobody else knows it.
+        Some(pid) => Ok(Fork::Parent(Process { pid, pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) } })),
+    }
+}
+
+/// Moves this process into new namespaces.
+pub fn unshare(namespaces: libc::c_int) -> Result<()> {
+    // SAFETY: only namespace flags are passed; no memory or descriptor table is unshared.
+    check(unsafe { libc::unshare(namespaces) }.into()).map(drop)
+}
+
+/// Ends this process without running anything of Rust's or C's at exit.
+pub fn exit_now(code: i32) -> ! {
+    // SAFETY: ends the process; never returns.
+    unsafe { libc::_exit(code) }
+}
+
+/// Closes every descriptor that is not in `keep`.
+pub fn close_all_but(keep: &[RawFd]) -> Result<()> {
+    let mut keep: Vec<u32> = keep.iter().map(|fd| *fd as u32).collect();
+    keep.sort_unstable();
+    let mut first = 0;
+    for fd in keep {
+        if fd > first {
+            close_range(first, fd - 1, 0)?;
+        }
+        first = fd + 1;
+    }
+    close_range(first, u32::MAX, 0)
+}
+
+/// Marks every descriptor from `first` on to be closed by exec.
+pub fn close_on_exec_from(first: u32) -> Result<()> {
+    close_range(first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC)
+}
+
+fn close_range(first: u32, last: u32, flags: libc::c_uint) -> Result<()> {
+    // SAFETY: takes integers only. The callers are freshly forked children that own no descriptor as a Rust value but
+    // those they keep.
+    check(unsafe { libc::syscall(libc::SYS_close_range, first, last, flags) }).map(drop)
+}
+
+/// A set of signals.
+pub struct Signals(libc::sigset_t);
+
+impl Signals {
+    /// The given signals.
+    pub fn of(signals: &[libc::c_int]) -> Signals {
+        // SAFETY: sigset_t is plain integers; sigemptyset makes it a valid set.
+        let mut set: libc::sigset_t = unsafe { std::mem::zeroed() };
+        // SAFETY: the pointer is to a live set; sigaddset checks the number.
+        unsafe { libc::sigemptyset(&raw mut set) };
+        for signal in signals {
+            // SAFETY: as above.
+            unsafe { libc::sigaddset(&raw mut set, *signal) };
+        }
+        Signals(set)
+    }
+
+    /// Makes this the set of blocked signals.
+    pub fn block_only(&self) -> Result<()> {
+        // SAFETY: the pointer is to a live set; the old set is not asked for.
+        check(unsafe { libc::sigprocmask(libc::SIG_SETMASK, &raw const self.0, std::ptr::null_mut()) }.into()).map(drop)
+    }
+
+    /// A non-blocking descriptor from which the signals can be read.
+    pub fn descriptor(&self) -> Result<OwnedFd> {
+        let flags = libc::SFD_CLOEXEC | libc::SFD_NONBLOCK;
+        // SAFETY: the pointer is to a live set.
+        let fd = check(unsafe { libc::signalfd(-1, &raw const self.0, flags) }.into())?;
+        // SAFETY: the kernel has just made this descriptor for us.
+        Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+    }
+
+    /// Waits for one of the signals, which must be blocked.
+    pub fn wait(&self) -> Result<libc::c_int> {
+        // SAFETY: the pointer is to a live set; no details are asked for.
+        check(unsafe { libc::sigwaitinfo(&raw const self.0, std::ptr::null_mut()) }.into()).map(|s| s as libc::c_int)
+    }
+}
+
+/// Reads one signal from a descriptor of [`Signals::descriptor`]; `None` when there is none.
+pub fn read_signal(descriptor: BorrowedFd<'_>) -> Option<libc::c_int> {
+    let mut bytes = [0u8; size_of::<libc::signalfd_siginfo>()];
+    let read = rustix::io::retry_on_intr(|| rustix::io::read(descriptor, &mut bytes)).ok()?;
+    // The signal's number is the first field, a 32-bit integer (signalfd(2)).
+    (read >= 4).then(|| i32::from_ne_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]))
+}
+
+/// Gives every signal its default action.
+pub fn reset_signal_actions() {
+    for signal in 1..=64 {
+        // SAFETY: SIG_DFL runs no code of ours; numbers that cannot be changed are refused by the kernel.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
+}
+
+/// Replaces this process by a program. Returns only on failure.
+pub fn exec(path: &CStr, arguments: &[CString], environment: &[CString]) -> Errno {
+    let pointers = |texts: &[CString]| -> Vec<*const libc::c_char> {
+        texts.iter().map(|text| text.as_ptr()).chain([std::ptr::null()]).collect()
+    };
+    let (arguments, environment) = (pointers(arguments), pointers(environment));
+    // SAFETY: both arrays end with a null pointer and live, like their texts, until the call returns.
+    unsafe { libc::execve(path.as_ptr(), arguments.as_ptr(), environment.as_ptr()) };
+    Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::INVAL)
+}
+
+/// Sets attributes (`MOUNT_ATTR_*`) on the mount that `tree` is the root of, and with `recursive` on all below.
+pub fn mount_set(tree: BorrowedFd<'_>, attributes: u64, recursive: bool) -> Result<()> {
+    let attr = libc::mount_attr { attr_set: attributes, attr_clr: 0, propagation: 0, userns_fd: 0 };
+    let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
+    let size = size_of::<libc::mount_attr>();
+    // SAFETY: the path is an empty C string, and the structure lives until the call returns.
+    let done = unsafe {
+        libc::syscall(libc::SYS_mount_setattr, tree.as_raw_fd(), c"".as_ptr(), flags, &raw const attr, size)
+    };
+    check(done).map(drop)
+}
+
+/// An event counter, non-blocking.
+pub fn eventfd() -> Result<OwnedFd> {
+    // SAFETY: takes integers only.
+    let fd = check(unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) }.into())?;
+    // SAFETY: the kernel has just made this descriptor for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+}

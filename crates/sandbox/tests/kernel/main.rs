@@ -1,0 +1,132 @@
+//! The sandbox against the real kernel, as root and as an ordinary user.
+//!
+//! Each scenario runs in a process of its own, because the launcher changes the namespaces of its process: the scenario
+//! itself is the daemon's part. Run with `cargo test -p sandbox --test kernel [-- FILTER]`.
+#![forbid(unsafe_code)]
+
+mod client;
+mod scenarios;
+
+use client::Client;
+use sandbox::Config;
+use std::path::Path;
+use std::process::{Command, ExitCode};
+
+/// The exit code of a scenario that this machine cannot run.
+const SKIPPED: u8 = 77;
+/// An ordinary user.
+const NOBODY: u32 = 65_534;
+
+/// Who runs the launcher.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum As {
+    Root,
+    User,
+}
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if let [flag, name, dir] = arguments.as_slice()
+        && flag == "--scenario"
+    {
+        return run_here(name, Path::new(dir));
+    }
+    let filters: Vec<&String> = arguments.iter().filter(|argument| !argument.starts_with('-')).collect();
+    if arguments.iter().any(|argument| argument == "--list") {
+        for name in all_names() {
+            println!("{name}: test");
+        }
+        return ExitCode::SUCCESS;
+    }
+    let mut failed = Vec::new();
+    for name in all_names() {
+        if !filters.is_empty() && !filters.iter().any(|filter| name.contains(filter.as_str())) {
+            continue;
+        }
+        if !run_in_process(&name) {
+            failed.push(name);
+        }
+    }
+    if failed.is_empty() {
+        return ExitCode::SUCCESS;
+    }
+    println!("failed: {failed:?}");
+    ExitCode::FAILURE
+}
+
+fn all_names() -> Vec<String> {
+    let name = |user: &str, scenario: &scenarios::Scenario| format!("{user}::{}", scenario.name);
+    let root = scenarios::ALL.iter().map(|scenario| name("root", scenario));
+    root.chain(scenarios::ALL.iter().filter(|s| s.user).map(|scenario| name("user", scenario))).collect()
+}
+
+/// Runs one scenario in a new process. `true`: it passed or was skipped.
+fn run_in_process(name: &str) -> bool {
+    let exe = std::env::current_exe().expect("the test's own path");
+    let dir = tempfile::tempdir().expect("a data folder");
+    let is_root = rustix::process::geteuid().is_root();
+    let mut command = match (name.starts_with("root::"), is_root) {
+        (true, false) => {
+            println!("skip {name}: needs root");
+            return true;
+        }
+        (false, true) => {
+            std::os::unix::fs::chown(dir.path(), Some(NOBODY), Some(NOBODY)).expect("give the data folder away");
+            let id = NOBODY.to_string();
+            let mut command = Command::new("setpriv");
+            command.args(["--reuid", &id, "--regid", &id, "--clear-groups"]).arg(exe);
+            command
+        }
+        _ => Command::new(exe),
+    };
+    let started = std::time::Instant::now();
+    let status = command.args(["--scenario", name]).arg(dir.path()).status().expect("run the scenario");
+    let took_ms = started.elapsed().as_millis();
+    match status.code() {
+        Some(0) => println!("ok   {name} ({took_ms} ms)"),
+        Some(code) if code == i32::from(SKIPPED) => println!("skip {name}"),
+        _ => println!("FAIL {name}: {status} ({took_ms} ms)"),
+    }
+    let left = client::leftovers(dir.path());
+    if !left.is_empty() {
+        println!("FAIL {name}: left behind {left:?}");
+    }
+    left.is_empty() && matches!(status.code(), Some(0 | 77))
+}
+
+fn run_here(name: &str, dir: &Path) -> ExitCode {
+    let (user, short) = name.split_once("::").expect("a full name");
+    let user = if user == "root" { As::Root } else { As::User };
+    let scenario = scenarios::ALL.iter().find(|scenario| scenario.name == short).expect("a known scenario");
+    let mut config = Config::new(dir);
+    config.instances_max = 64;
+    config.shims = client::SHIMS;
+    if let Some(before) = scenario.before {
+        before(&mut config);
+    }
+    let prepared = match sandbox::prepare(config) {
+        Ok(prepared) => prepared,
+        Err(error) => {
+            println!("prepare: {error}: {:?}", std::error::Error::source(&error).map(ToString::to_string));
+            return ExitCode::FAILURE;
+        }
+    };
+    let run = scenario.run;
+    let launcher = prepared.spawn_daemon(move |socket, dir| {
+        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            run(&mut Client::connect(socket, dir, user));
+        }));
+        match outcome {
+            Ok(()) => 0,
+            Err(reason) if reason.is::<client::Skip>() => i32::from(SKIPPED),
+            Err(_) => 1,
+        }
+    });
+    match launcher {
+        Ok(launcher) => launcher.run(),
+        Err(error) => {
+            println!("spawn: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

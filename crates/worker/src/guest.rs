@@ -1,0 +1,222 @@
+//! One instance: its channel or Runtime API, its log, its memory figure, and where it is in its life.
+
+use crate::channel::{Broken, Channel};
+use crate::logs::InstanceLog;
+use crate::outcomes::Ending;
+use crate::runtime_api::Served;
+use api::channel::{Invoke, Kind};
+use api::launcher::{ExitStatus, MemorySource};
+use bytes::Bytes;
+use model::invocation::Invocation;
+use scheduler::instance::{Event, State, next};
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::sync::{Mutex as AsyncMutex, watch};
+
+/// How an instance ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Exit {
+    /// How its main process ended; `None` if the launcher could not say.
+    pub status: Option<ExitStatus>,
+    /// The kernel killed it for lack of memory.
+    pub out_of_memory: bool,
+}
+
+/// An instance past its Init.
+pub struct Instance {
+    /// The launcher's name for it.
+    pub id: u64,
+    /// Its log.
+    pub log: Arc<InstanceLog>,
+    /// Set once, when it has ended.
+    pub exit: watch::Receiver<Option<Exit>>,
+    /// What Init took.
+    pub init_us: u64,
+    /// How it is spoken to.
+    pub talk: Talk,
+    /// Its memory figure.
+    pub memory: Memory,
+    /// Where it is in its life.
+    pub life: Life,
+}
+
+/// How a guest is spoken to.
+pub enum Talk {
+    /// Our shim, over the inherited channel.
+    Channel(AsyncMutex<Channel>),
+    /// A custom runtime, over the Runtime API.
+    RuntimeApi(Served),
+}
+
+/// The guest's answer to one invocation.
+#[derive(Debug)]
+pub enum Answer {
+    /// The handler's result.
+    Success(Bytes),
+    /// Anything else.
+    Ended(Ending),
+}
+
+/// After the channel closed: how long the exit status may take to arrive.
+const EXIT_STATUS_WAIT: Duration = Duration::from_secs(2);
+
+impl Instance {
+    /// Runs one invocation and waits for its answer; the caller bounds the time.
+    pub async fn run(&self, invocation: &Invocation, deadline_ms: u64) -> Answer {
+        match &self.talk {
+            Talk::Channel(channel) => {
+                let mut channel = channel.lock().await;
+                match exchange(&mut channel, invocation, deadline_ms).await {
+                    Ok(answer) => answer,
+                    Err(Broken::Garbage) => Answer::Ended(Ending::ProtocolBroken),
+                    Err(Broken::Closed) => Answer::Ended(exited(&self.exit).await),
+                }
+            }
+            Talk::RuntimeApi(Served { session, .. }) => {
+                tokio::select! {
+                    answer = session.run(invocation, deadline_ms) => answer,
+                    ending = gone(self.exit.clone()) => Answer::Ended(ending),
+                }
+            }
+        }
+    }
+
+    /// Waits until the guest can take the next invocation.
+    pub async fn settle(&self) {
+        if let Talk::RuntimeApi(Served { session, .. }) = &self.talk {
+            tokio::select! {
+                () = session.parked() => {}
+                _ = gone(self.exit.clone()) => {}
+            }
+        }
+    }
+
+    /// Whether the guest's answer must be followed by a wait for its next call.
+    pub fn settles_later(&self) -> bool {
+        matches!(self.talk, Talk::RuntimeApi(_))
+    }
+}
+
+async fn exchange(channel: &mut Channel, invocation: &Invocation, deadline_ms: u64) -> Result<Answer, Broken> {
+    let invoke = Invoke {
+        id: &invocation.id.0,
+        deadline_ms,
+        arn: &invocation.invoked_arn,
+        trace_id: &invocation.trace_id,
+        client_context: invocation.client_context.as_deref(),
+        cognito: None,
+    };
+    channel.send(&invoke, &invocation.payload).await?;
+    let frame = channel.receive().await?;
+    if frame.answer.id != *invocation.id.0 {
+        return Err(Broken::Garbage);
+    }
+    match frame.kind {
+        Kind::Response => Ok(Answer::Success(frame.body)),
+        Kind::Error => Ok(Answer::Ended(Ending::Reported { error_type: frame.answer.error_type, payload: frame.body })),
+        Kind::Invoke | Kind::Ready | Kind::InitError => Err(Broken::Garbage),
+    }
+}
+
+/// The ending of a guest that has closed its channel.
+pub async fn exited(exit: &watch::Receiver<Option<Exit>>) -> Ending {
+    match tokio::time::timeout(EXIT_STATUS_WAIT, gone(exit.clone())).await {
+        Ok(ending) => ending,
+        // It closed the channel but lives on.
+        Err(_) => Ending::ProtocolBroken,
+    }
+}
+
+/// Waits for the end of an instance.
+pub async fn gone(mut exit: watch::Receiver<Option<Exit>>) -> Ending {
+    let exit = match exit.wait_for(Option::is_some).await {
+        Ok(exit) => *exit,
+        Err(_) => None,
+    };
+    match exit {
+        Some(Exit { status, out_of_memory }) => Ending::Exited { status, out_of_memory },
+        None => Ending::Exited { status: None, out_of_memory: false },
+    }
+}
+
+/// An instance's place in its life; `scheduler::instance` accepts or refuses each move.
+#[derive(Debug)]
+pub struct Life(Mutex<State>);
+
+impl Life {
+    /// A life that stands at `state`.
+    pub fn at(state: State) -> Life {
+        Life(Mutex::new(state))
+    }
+
+    /// Where it stands.
+    pub fn state(&self) -> State {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes a move if it is allowed; says whether it was.
+    pub fn advance(&self, event: Event) -> bool {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match next(*state, event) {
+            Ok(to) => {
+                *state = to;
+                true
+            }
+            Err(refused) => {
+                tracing::debug!(?refused, "late or illegal move of an instance ignored");
+                false
+            }
+        }
+    }
+}
+
+/// The peak of an instance's memory.
+pub struct Memory {
+    source: MemorySource,
+    file: Option<File>,
+}
+
+const BYTES_PER_MB: u64 = 1_048_576;
+
+impl Memory {
+    /// Reads from what the launcher sent.
+    pub fn new(source: MemorySource, file: Option<File>) -> Memory {
+        Memory { source, file }
+    }
+
+    /// The peak so far, MB, rounded up; 0 if it is not known.
+    pub fn peak_mb(&self) -> u32 {
+        self.peak_bytes().unwrap_or(0).div_ceil(BYTES_PER_MB).try_into().unwrap_or(u32::MAX)
+    }
+
+    fn peak_bytes(&self) -> Option<u64> {
+        let mut bytes = [0; 4_096];
+        let count = self.file.as_ref()?.read_at(&mut bytes, 0).ok()?;
+        let text = std::str::from_utf8(&bytes[..count]).ok()?;
+        match self.source {
+            MemorySource::CgroupPeak => text.trim().parse().ok(),
+            MemorySource::ProcStatus => peak_of_status(text),
+            MemorySource::None => None,
+        }
+    }
+}
+
+fn peak_of_status(status: &str) -> Option<u64> {
+    let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"))?;
+    let kb: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kb * 1_024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn peaks_of_status_files() {
+        assert_eq!(peak_of_status("Name:\tx\nVmHWM:\t   2048 kB\nVmRSS:\t 1 kB\n"), Some(2_097_152));
+        assert_eq!(peak_of_status("VmHWM:\tmuch\n"), None);
+        assert_eq!(peak_of_status(""), None);
+    }
+}

@@ -1,0 +1,208 @@
+//! The worker's part of the spine: a slot, the exchange with the guest, the log and the figures.
+
+use crate::guest::{Answer, Instance};
+use crate::logs::{InstanceLog, now_ms};
+use crate::outcomes::Ending;
+use crate::service::{Handle, Shared};
+use crate::start::Failure;
+use crate::versions::{Grant, Versioned};
+use bytes::Bytes;
+use model::invocation::{Completed, Invocation, Outcome, Refusal, Report};
+use scheduler::instance::Event as Move;
+use scheduler::pool::{Cold, Event, InstanceId};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::oneshot;
+
+/// Beyond two Inits and the function's own timeout, a wait for a slot is hopeless.
+const WAIT_SLACK: Duration = Duration::from_secs(10);
+
+impl Handle {
+    /// Runs an invocation to its answer. A caller that goes away while waiting gives up its place; once the guest has
+    /// the invocation it runs to its end, as on Lambda.
+    pub async fn invoke(&self, invocation: Invocation) -> Result<Completed, Refusal> {
+        let shared = &self.shared;
+        let arrived = Instant::now();
+        let version = shared.version(&invocation.spec);
+        let wait_max = Duration::from_millis(shared.limits.init_ms + 2 * invocation.spec.timeout_ms) + WAIT_SLACK;
+        let grant = version.slot(shared, wait_max).await;
+        let queue_us = arrived.elapsed().as_micros() as u64;
+        match grant {
+            Grant::Refused(refusal) => Err(refusal),
+            Grant::Failed(failure) => not_started(shared, &invocation, &failure, queue_us),
+            Grant::Slot { instance, on, cold } => {
+                let run = Run { shared: shared.clone(), version, pool_id: instance, on, cold, invocation, queue_us };
+                let (sender, receiver) = oneshot::channel();
+                // A task of its own: the client may go away, the invocation goes on.
+                tokio::spawn(run.carry(sender));
+                receiver.await.map_err(|_| Refusal::Failed { cause: "the invocation's task ended".to_owned() })
+            }
+        }
+    }
+}
+
+/// One invocation on one instance.
+struct Run {
+    shared: Arc<Shared>,
+    version: Arc<Versioned>,
+    pool_id: InstanceId,
+    on: Arc<Instance>,
+    cold: Cold,
+    invocation: Invocation,
+    queue_us: u64,
+}
+
+impl Run {
+    async fn carry(self, answer_to: oneshot::Sender<Completed>) {
+        let timeout = Duration::from_millis(self.invocation.spec.timeout_ms);
+        let deadline = tokio::time::Instant::now() + timeout;
+        let deadline_ms = now_ms() + self.invocation.spec.timeout_ms;
+        let first = matches!(self.cold, Cold::FirstUse { .. });
+        self.on.log.start(start_line(&self.invocation), first);
+        self.on.life.advance(Move::Dispatch);
+
+        let begun = Instant::now();
+        let answer = tokio::time::timeout_at(deadline, self.on.run(&self.invocation, deadline_ms)).await;
+        let duration_us = begun.elapsed().as_micros() as u64;
+
+        let answer = self.bounded(answer.unwrap_or(Answer::Ended(Ending::TimedOut)));
+        let fit = self.judge(&answer);
+        let report = Report {
+            duration_us,
+            queue_us: self.queue_us,
+            init_us: first.then_some(self.on.init_us),
+            memory_used_mb: self.on.memory.peak_mb(),
+        };
+        // The receiver is gone if the client is.
+        let _ = answer_to.send(complete(&self.shared, &self.invocation, &self.on.log, answer, report));
+        self.give_back(fit, deadline).await;
+    }
+
+    /// Every answer again against the limit: the guest is hostile.
+    fn bounded(&self, answer: Answer) -> Answer {
+        let bytes_max = self.shared.limits.response_payload_bytes;
+        match answer {
+            Answer::Success(payload) if payload.len() as u64 > bytes_max => Answer::Ended(Ending::ResponseTooLarge),
+            Answer::Success(payload) => Answer::Success(payload),
+            Answer::Ended(ending) => Answer::Ended(ending),
+        }
+    }
+
+    /// Whether the instance may serve another invocation.
+    fn judge(&self, answer: &Answer) -> bool {
+        let (fit, event) = match answer {
+            Answer::Success(_) | Answer::Ended(Ending::Reported { .. } | Ending::ResponseTooLarge) => {
+                (true, Move::Responded)
+            }
+            Answer::Ended(Ending::TimedOut) => (false, Move::TimedOut),
+            Answer::Ended(Ending::ProtocolBroken | Ending::InvalidEntrypoint { .. }) => (false, Move::ProtocolBroken),
+            Answer::Ended(Ending::Exited { .. }) => (false, Move::ProcessEnded),
+        };
+        self.on.life.advance(event);
+        fit
+    }
+
+    /// Returns the slot, or ends the instance. A custom runtime's slot is free when it asks for more work.
+    async fn give_back(&self, fit: bool, deadline: tokio::time::Instant) {
+        if !fit {
+            return self.shared.launches.kill(self.on.id);
+        }
+        if self.on.settles_later() && tokio::time::timeout_at(deadline, self.on.settle()).await.is_err() {
+            self.on.life.advance(Move::TimedOut);
+            return self.shared.launches.kill(self.on.id);
+        }
+        self.version.step(&self.shared, Event::Done { instance: self.pool_id });
+    }
+}
+
+/// The outcome of an invocation whose instance could not be initialised.
+fn not_started(
+    shared: &Shared,
+    invocation: &Invocation,
+    failure: &Failure,
+    queue_us: u64,
+) -> Result<Completed, Refusal> {
+    let (ending, log, init_us, memory_used_mb) = match failure {
+        Failure::Platform { cause } => return Err(Refusal::Failed { cause: cause.clone() }),
+        Failure::Function { ending, log, init_us, memory_mb } => (ending, log, *init_us, *memory_mb),
+    };
+    log.start(start_line(invocation), true);
+    let report = Report { duration_us: init_us, queue_us, init_us: None, memory_used_mb };
+    Ok(complete(shared, invocation, log, Answer::Ended(ending.clone()), report))
+}
+
+fn complete(shared: &Shared, invocation: &Invocation, log: &InstanceLog, answer: Answer, report: Report) -> Completed {
+    let (id, spec) = (&invocation.id, &invocation.spec);
+    let mut lines = Vec::with_capacity(3);
+    let (outcome, status) = match answer {
+        Answer::Success(payload) => (Outcome::Success { payload }, String::new()),
+        Answer::Ended(ending) => {
+            let payload = ending.payload(id, spec.timeout_ms, shared.limits.response_payload_bytes);
+            lines.extend(ending_line(&ending, invocation));
+            (Outcome::FunctionError { payload }, status_of(&ending))
+        }
+    };
+    lines.push(format!("END RequestId: {id}"));
+    lines.push(report_line(invocation, &report, &status));
+    let log_tail = Bytes::from(log.end(lines));
+    Completed { outcome, report, log_tail }
+}
+
+fn start_line(invocation: &Invocation) -> String {
+    format!("START RequestId: {} Version: {}", invocation.id, invocation.spec.version)
+}
+
+/// What the platform adds to the log for endings that the guest could not log itself.
+fn ending_line(ending: &Ending, invocation: &Invocation) -> Option<String> {
+    let id = &invocation.id;
+    match ending {
+        Ending::TimedOut => {
+            let seconds = invocation.spec.timeout_ms as f64 / 1_000.0;
+            Some(format!("{} {id} Task timed out after {seconds:.2} seconds", timestamp()))
+        }
+        Ending::Exited { .. } | Ending::ProtocolBroken | Ending::InvalidEntrypoint { .. } => {
+            let payload = ending.payload(id, invocation.spec.timeout_ms, 0);
+            let value: serde_json::Value = serde_json::from_slice(&payload).unwrap_or_default();
+            let text = value["errorMessage"].as_str().unwrap_or_default().to_owned();
+            let kind = value["errorType"].as_str().unwrap_or_default().to_owned();
+            Some(format!("{text} {kind}"))
+        }
+        Ending::Reported { .. } | Ending::ResponseTooLarge => None,
+    }
+}
+
+fn timestamp() -> String {
+    let now = time::OffsetDateTime::now_utc();
+    let (hour, minute, second) = now.to_hms();
+    format!("{}T{hour:02}:{minute:02}:{second:02}.{:03}Z", now.date(), now.millisecond())
+}
+
+fn status_of(ending: &Ending) -> String {
+    match ending {
+        Ending::TimedOut => "Status: timeout\t".to_owned(),
+        Ending::Exited { .. }
+        | Ending::ProtocolBroken
+        | Ending::InvalidEntrypoint { .. }
+        | Ending::ResponseTooLarge => format!("Status: error\tError Type: {}\t", ending.error_type()),
+        // A handler's own error is not one of the runtime's.
+        Ending::Reported { .. } => String::new(),
+    }
+}
+
+/// The REPORT line; Init is billed with the first invocation, as on Lambda since August 2025.
+fn report_line(invocation: &Invocation, report: &Report, status: &str) -> String {
+    let init_us = report.init_us.unwrap_or(0);
+    let billed_ms = (report.duration_us + init_us).div_ceil(1_000);
+    let init = match report.init_us {
+        Some(init_us) => format!("Init Duration: {:.2} ms\t", init_us as f64 / 1_000.0),
+        None => String::new(),
+    };
+    format!(
+        "REPORT RequestId: {}\tDuration: {:.2} ms\tBilled Duration: {billed_ms} ms\tMemory Size: {} MB\t\
+         Max Memory Used: {} MB\t{init}{status}",
+        invocation.id,
+        report.duration_us as f64 / 1_000.0,
+        invocation.spec.memory_mb,
+        report.memory_used_mb,
+    )
+}

@@ -1,0 +1,132 @@
+//! The instances that the launcher knows: from the request to start one to the word that it is gone.
+
+use crate::guest::Exit;
+use crate::service::Outgoing;
+use api::launcher::{ExitStatus, MemorySource, Request, Start};
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::sync::{mpsc, oneshot, watch};
+
+/// All launches. Only starts and ends come here.
+#[derive(Clone)]
+pub struct Launches {
+    outgoing: mpsc::UnboundedSender<Outgoing>,
+    links: Arc<Mutex<HashMap<u64, Link>>>,
+}
+
+/// The waiting ends of one launch.
+struct Link {
+    started: Option<oneshot::Sender<Result<Started, StartFailed>>>,
+    exit: watch::Sender<Option<Exit>>,
+}
+
+/// A sandbox whose guest runs.
+pub struct Started {
+    /// How its memory is read.
+    pub memory: MemorySource,
+    /// What came beside the message.
+    pub files: Vec<OwnedFd>,
+}
+
+/// The launcher could not make a sandbox.
+pub struct StartFailed {
+    /// The step.
+    pub stage: String,
+    /// For people.
+    pub message: String,
+}
+
+/// One launch; ends the instance when dropped, unless [`Launch::keep`] handed it on.
+pub struct Launch {
+    launches: Launches,
+    id: u64,
+    exit: watch::Receiver<Option<Exit>>,
+    kept: bool,
+}
+
+impl Launches {
+    /// Nothing is launched.
+    pub fn new(outgoing: mpsc::UnboundedSender<Outgoing>) -> Launches {
+        Launches { outgoing, links: Arc::default() }
+    }
+
+    /// Asks for an instance; the answer comes through the receiver.
+    pub fn launch(
+        &self,
+        start: Start,
+        files: Vec<OwnedFd>,
+    ) -> (Launch, oneshot::Receiver<Result<Started, StartFailed>>) {
+        let id = start.instance;
+        let (started, receiver) = oneshot::channel();
+        let (exit, exit_seen) = watch::channel(None);
+        self.lock().insert(id, Link { started: Some(started), exit });
+        self.send(Request::Start(start), files);
+        (Launch { launches: self.clone(), id, exit: exit_seen, kept: false }, receiver)
+    }
+
+    /// Ends an instance at once; nothing if it has ended.
+    pub fn kill(&self, id: u64) {
+        if self.lock().contains_key(&id) {
+            self.send(Request::Stop { instance: id, grace_ms: 0 }, Vec::new());
+        }
+    }
+
+    /// The launcher's word that an instance runs.
+    pub fn started(&self, id: u64, memory: MemorySource, files: Vec<OwnedFd>) {
+        let waiting = self.lock().get_mut(&id).and_then(|link| link.started.take());
+        if let Some(waiting) = waiting {
+            // Nobody waits any more: the dropped `Launch` has ordered the stop.
+            let _ = waiting.send(Ok(Started { memory, files }));
+        }
+    }
+
+    /// The launcher's word that there is no instance.
+    pub fn start_failed(&self, id: u64, stage: String, message: String) {
+        if let Some(waiting) = self.lock().remove(&id).and_then(|link| link.started) {
+            let _ = waiting.send(Err(StartFailed { stage, message }));
+        }
+    }
+
+    /// The launcher's word that an instance has ended.
+    pub fn exited(&self, id: u64, status: ExitStatus, out_of_memory: bool) {
+        if let Some(link) = self.lock().remove(&id) {
+            link.exit.send_replace(Some(Exit { status: Some(status), out_of_memory }));
+        }
+    }
+
+    /// The launcher itself is gone: every wait ends.
+    pub fn all_gone(&self) {
+        self.lock().clear();
+    }
+
+    fn send(&self, request: Request, files: Vec<OwnedFd>) {
+        // The receiver ends with the service; then nothing is to be sent any more.
+        let _ = self.outgoing.send(Outgoing { request, files });
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<u64, Link>> {
+        self.links.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Launch {
+    /// How the instance ends, once it has.
+    pub fn exit(&self) -> watch::Receiver<Option<Exit>> {
+        self.exit.clone()
+    }
+
+    /// The instance lives on; its id for the launcher.
+    pub fn keep(mut self) -> u64 {
+        self.kept = true;
+        self.id
+    }
+}
+
+impl Drop for Launch {
+    fn drop(&mut self) {
+        if !self.kept {
+            self.launches.kill(self.id);
+        }
+    }
+}

@@ -1,0 +1,305 @@
+//! Starting an instance: room, sandbox, Init, and one more try as Lambda gives it.
+
+use crate::budget::Room;
+use crate::channel::{Broken, Channel};
+use crate::environment::{Surroundings, compose};
+use crate::guest::{Instance, Life, Memory, Talk, exited, gone};
+use crate::launches::Launch;
+use crate::logs::InstanceLog;
+use crate::outcomes::Ending;
+use crate::runtime_api::{Served, Session};
+use crate::service::Shared;
+use crate::versions::Versioned;
+use api::channel::Kind;
+use api::launcher::{Network, Program, STAGE_ENTRYPOINT, Start};
+use model::{RuntimeFamily, Spec};
+use scheduler::instance::{Event as Move, State};
+use scheduler::lifetimes::{AfterFailedInit, InitLimits, after_failed_init, init_limit_ms};
+use scheduler::pool::{Event, Gone, InstanceId, Refusal};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use time::OffsetDateTime;
+use tokio::net::{TcpListener, UnixStream};
+use tokio::sync::Mutex as AsyncMutex;
+
+/// Why no instance came of a start.
+pub enum Failure {
+    /// The function's own fault: an outcome.
+    Function {
+        /// What ended Init.
+        ending: Ending,
+        /// What the guest wrote.
+        log: Arc<InstanceLog>,
+        /// How long Init took.
+        init_us: u64,
+        /// Its peak.
+        memory_mb: u32,
+    },
+    /// Ours.
+    Platform {
+        /// For people.
+        cause: String,
+    },
+}
+
+impl Failure {
+    /// Whether another try could end better: a package without a program stays without one.
+    fn may_pass(&self) -> bool {
+        match self {
+            Failure::Function { ending, .. } => !matches!(ending, Ending::InvalidEntrypoint { .. }),
+            Failure::Platform { .. } => false,
+        }
+    }
+
+    /// For the log.
+    fn text(&self) -> &str {
+        match self {
+            Failure::Function { ending, .. } => ending.error_type(),
+            Failure::Platform { cause } => cause,
+        }
+    }
+
+    /// The pool's word for it.
+    pub fn cause(&self) -> Gone {
+        match self {
+            Failure::Function { .. } => Gone::InitFailed,
+            Failure::Platform { .. } => Gone::StartFailed,
+        }
+    }
+}
+
+/// How long the launcher may take to make a sandbox; far more than it ever needs.
+const LAUNCH_MAX: Duration = Duration::from_secs(20);
+/// Bytes that an answer may exceed the limit by before the channel counts as broken: the shim's own error is small.
+const FRAME_SLACK_BYTES: usize = 65_536;
+
+/// Starts one instance for a pool and tells the pool what came of it.
+pub async fn start(shared: Arc<Shared>, version: Arc<Versioned>, pool_id: InstanceId) {
+    let called_off = shared.starting(pool_id);
+    let ended = tokio::select! {
+        ended = attempts_with_room(&shared, &version) => Some(ended),
+        _ = called_off => None,
+    };
+    shared.start_over(pool_id);
+    match ended {
+        Some(Ok((instance, room))) => {
+            let instance = Arc::new(instance);
+            tokio::spawn(watch(shared.clone(), version.clone(), pool_id, instance.clone(), room));
+            version.ready(&shared, pool_id, instance);
+        }
+        Some(Err(NotStarted::NoRoom(reason))) => {
+            version.step(&shared, Event::StartRefused { instance: pool_id, reason });
+        }
+        Some(Err(NotStarted::Failed(failure))) => {
+            tracing::info!(function = %version.spec.name(), failure = failure.text(), "an instance did not start");
+            version.failed(&shared, pool_id, failure);
+        }
+        None => version.gone(&shared, pool_id, Gone::Stopped),
+    }
+    shared.forget_if_over(&version);
+}
+
+enum NotStarted {
+    NoRoom(Refusal),
+    Failed(Failure),
+}
+
+async fn attempts_with_room(shared: &Arc<Shared>, version: &Versioned) -> Result<(Instance, Room), NotStarted> {
+    let room = shared.budget.take(shared, version.spec.memory_mb).await.map_err(NotStarted::NoRoom)?;
+    let instance = attempts(shared, version).await.map_err(NotStarted::Failed)?;
+    Ok((instance, room))
+}
+
+/// Follows an instance to its end.
+async fn watch(shared: Arc<Shared>, version: Arc<Versioned>, pool_id: InstanceId, instance: Arc<Instance>, room: Room) {
+    gone(instance.exit.clone()).await;
+    let cause = if instance.life.state() == State::Stopping { Gone::Stopped } else { Gone::Crashed };
+    instance.life.advance(Move::ProcessEnded);
+    drop(room);
+    version.gone(&shared, pool_id, cause);
+    shared.forget_if_over(&version);
+}
+
+async fn attempts(shared: &Arc<Shared>, version: &Versioned) -> Result<Instance, Failure> {
+    let limits = InitLimits { init_ms: shared.limits.init_ms, timeout_ms: version.spec.timeout_ms };
+    let mut attempt = 1;
+    let mut limit_ms = init_limit_ms(attempt, limits);
+    loop {
+        let failure = match attempt_once(shared, &version.spec, Duration::from_millis(limit_ms)).await {
+            Ok(instance) => return Ok(instance),
+            Err(failure) => failure,
+        };
+        if !failure.may_pass() {
+            return Err(failure);
+        }
+        match after_failed_init(attempt, version.somebody_waits(), limits) {
+            AfterFailedInit::Retry { limit_ms: next } => limit_ms = next,
+            AfterFailedInit::Report(_) => return Err(failure),
+        }
+        attempt += 1;
+    }
+}
+
+async fn attempt_once(shared: &Arc<Shared>, spec: &Arc<Spec>, time: Duration) -> Result<Instance, Failure> {
+    let parts = Parts::new(shared, spec).map_err(platform)?;
+    let launched = parts.launch(shared, spec).await?;
+    let begun = Instant::now();
+    let result = tokio::time::timeout(time, launched.init()).await;
+    let init_us = begun.elapsed().as_micros() as u64;
+    let ending = match result {
+        Ok(Ok(())) => return Ok(launched.instance(init_us)),
+        Ok(Err(ending)) => ending,
+        Err(_) => Ending::TimedOut,
+    };
+    let memory_mb = launched.memory.peak_mb();
+    Err(Failure::Function { ending, log: launched.log.clone(), init_us, memory_mb })
+}
+
+fn platform(error: impl std::fmt::Display) -> Failure {
+    Failure::Platform { cause: error.to_string() }
+}
+
+/// What an instance needs before the launcher is asked.
+struct Parts {
+    channel: Option<(UnixStream, OwnedFd)>,
+    guest_log: OwnedFd,
+    log: Arc<InstanceLog>,
+    log_stream: String,
+}
+
+impl Parts {
+    fn new(shared: &Shared, spec: &Spec) -> std::io::Result<Parts> {
+        let (reader, writer) = std::io::pipe()?;
+        let log_stream = log_stream(spec);
+        let of = (spec.name().clone(), spec.version);
+        let log = InstanceLog::new(reader, log_stream.clone(), of, &shared.limits, shared.logs.clone())?;
+        tokio::spawn(log.clone().carry());
+        let channel = match spec.runtime.family() {
+            RuntimeFamily::Provided => None,
+            RuntimeFamily::Python { .. } | RuntimeFamily::Node { .. } | RuntimeFamily::Other => {
+                let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
+                ours.set_nonblocking(true)?;
+                Some((UnixStream::from_std(ours)?, theirs.into()))
+            }
+        };
+        Ok(Parts { channel, guest_log: writer.into(), log, log_stream })
+    }
+
+    async fn launch(self, shared: &Arc<Shared>, spec: &Spec) -> Result<Launched, Failure> {
+        let (ours, theirs) = self.channel.unzip();
+        let start = request(shared, spec, &self.log_stream, ours.is_none());
+        // The launcher's copies are the only other ends: their closing is how the guest's death shows.
+        let files = [Some(self.guest_log), theirs].into_iter().flatten().collect();
+        let (launch, answer) = shared.launches.launch(start, files);
+        let answer = tokio::time::timeout(LAUNCH_MAX, answer).await;
+        let mut started = match answer {
+            Ok(Ok(Ok(started))) => started,
+            Ok(Ok(Err(failed))) if failed.stage == STAGE_ENTRYPOINT => {
+                let ending = Ending::InvalidEntrypoint { message: failed.message };
+                return Err(Failure::Function { ending, log: self.log, init_us: 0, memory_mb: 0 });
+            }
+            Ok(Ok(Err(failed))) => return Err(platform(format!("{}: {}", failed.stage, failed.message))),
+            Ok(Err(_)) => return Err(platform("the launcher is gone")),
+            Err(_) => return Err(platform("the launcher did not answer in time")),
+        };
+        let how = match ours {
+            Some(stream) => {
+                let body_bytes_max = shared.limits.response_payload_bytes as usize + FRAME_SLACK_BYTES;
+                How::Channel(AsyncMutex::new(Channel::new(stream, body_bytes_max)))
+            }
+            None => How::RuntimeApi(listen(&mut started.files, shared).map_err(platform)?),
+        };
+        let file = started.files.pop().map(std::fs::File::from);
+        let memory = Memory::new(started.memory, file);
+        let life = Life::at(State::Starting);
+        life.advance(Move::Launched);
+        Ok(Launched { launch, how, memory, log: self.log, life })
+    }
+}
+
+fn listen(files: &mut Vec<OwnedFd>, shared: &Shared) -> std::io::Result<Served> {
+    if files.is_empty() {
+        return Err(std::io::Error::other("the launcher sent no listener"));
+    }
+    let listener = std::net::TcpListener::from(files.remove(0));
+    listener.set_nonblocking(true)?;
+    let listener = TcpListener::from_std(listener)?;
+    Ok(Session::new(shared.limits.response_payload_bytes).serve(listener))
+}
+
+fn request(shared: &Shared, spec: &Spec, log_stream: &str, runtime_api: bool) -> Start {
+    let around = Surroundings { region: &shared.region, log_stream };
+    let program = if runtime_api { Program::Bootstrap } else { Program::Managed { runtime: spec.runtime.clone() } };
+    let network = match spec.network {
+        model::function::Network::Nat => Network::Nat,
+        model::function::Network::None => Network::None,
+    };
+    Start {
+        instance: shared.next_id(),
+        program,
+        package: spec.package,
+        environment: compose(spec, &around),
+        memory_mb: spec.memory_mb,
+        cpu_millis: (spec.memory_mb * 1_000 / shared.limits.memory_mb_per_cpu.max(1)).max(1),
+        tmp_mb: spec.ephemeral_mb,
+        processes: shared.limits.processes,
+        open_files: shared.limits.open_files as u32,
+        network,
+        runtime_api,
+    }
+}
+
+/// `YYYY/MM/DD/[version]<32 hex>`, as on Lambda.
+fn log_stream(spec: &Spec) -> String {
+    let today = OffsetDateTime::now_utc();
+    let (year, month, day) = (today.year(), u8::from(today.month()), today.day());
+    format!("{year:04}/{month:02}/{day:02}/[{}]{}", spec.version, uuid::Uuid::new_v4().simple())
+}
+
+/// A sandbox whose guest is in its Init.
+struct Launched {
+    launch: Launch,
+    how: How,
+    memory: Memory,
+    log: Arc<InstanceLog>,
+    life: Life,
+}
+
+enum How {
+    Channel(AsyncMutex<Channel>),
+    RuntimeApi(Served),
+}
+
+impl Launched {
+    /// Waits for the end of Init.
+    async fn init(&self) -> Result<(), Ending> {
+        match &self.how {
+            How::Channel(channel) => match channel.lock().await.receive().await {
+                Ok(frame) if frame.kind == Kind::Ready => Ok(()),
+                Ok(frame) if frame.kind == Kind::InitError => {
+                    Err(Ending::Reported { error_type: frame.answer.error_type, payload: frame.body })
+                }
+                Ok(_) | Err(Broken::Garbage) => Err(Ending::ProtocolBroken),
+                Err(Broken::Closed) => Err(exited(&self.launch.exit()).await),
+            },
+            How::RuntimeApi(session) => {
+                tokio::select! {
+                    result = session.session.initialised() => result,
+                    ending = gone(self.launch.exit()) => Err(ending),
+                }
+            }
+        }
+    }
+
+    fn instance(self, init_us: u64) -> Instance {
+        self.life.advance(Move::InitDone);
+        let talk = match self.how {
+            How::Channel(channel) => Talk::Channel(channel),
+            How::RuntimeApi(session) => Talk::RuntimeApi(session),
+        };
+        let exit = self.launch.exit();
+        let id = self.launch.keep();
+        Instance { id, log: self.log, exit, init_us, talk, memory: self.memory, life: self.life }
+    }
+}
