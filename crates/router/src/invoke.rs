@@ -50,6 +50,9 @@ pub enum Error {
     Worker(String),
 }
 
+/// How often an invocation is routed anew because its version was replaced under it.
+const REROUTES_MAX: u32 = 3;
+
 /// The cheap, cloneable way to the router.
 #[derive(Clone)]
 pub struct Handle {
@@ -82,21 +85,27 @@ impl Handle {
     pub async fn invoke(&self, request: Request) -> Result<(Completed, Version), Error> {
         let mut trace = Trace::default();
         let mut step = Instant::now();
-        let id = request.id.clone();
 
-        let spec = self.resolve(&request.name, request.qualifier.as_ref())?;
+        let mut spec = self.resolve(&request.name, request.qualifier.as_ref())?;
         trace.route_us = lap(&mut step);
 
         let permit = self.admit()?;
         trace.admit_us = lap(&mut step);
 
-        let version = spec.version;
-        let answer = (self.worker)(invocation(request, spec)).await;
+        let mut answer = (self.worker)(invocation(&request, spec.clone())).await;
+        for _ in 0..REROUTES_MAX {
+            // The version was replaced between the look at the snapshot and the worker: look again.
+            if answer.as_ref().err() != Some(&Refusal::Draining) || self.is_draining() {
+                break;
+            }
+            spec = self.resolve(&request.name, request.qualifier.as_ref())?;
+            answer = (self.worker)(invocation(&request, spec.clone())).await;
+        }
         trace.worker_us = lap(&mut step);
 
         drop(permit);
-        tracing::debug!(%id, ?trace, "invocation carried");
-        answer.map(|completed| (completed, version)).map_err(refused)
+        tracing::debug!(id = %request.id, ?trace, "invocation carried");
+        answer.map(|completed| (completed, spec.version)).map_err(refused)
     }
 
     /// Finds what a reference runs, without running it.
@@ -115,26 +124,30 @@ impl Handle {
         self.permits.in_use()
     }
 
+    fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Acquire)
+    }
+
     fn admit(&self) -> Result<crate::permits::Permit, Error> {
-        if self.draining.load(Ordering::Acquire) {
+        if self.is_draining() {
             return Err(Error::Draining);
         }
         self.permits.take().map_err(throttled)
     }
 }
 
-fn invocation(request: Request, spec: Arc<Spec>) -> Invocation {
-    let invoked_arn = match request.qualifier {
-        Some(qualifier) => spec.arn.with(qualifier).to_string(),
+fn invocation(request: &Request, spec: Arc<Spec>) -> Invocation {
+    let invoked_arn = match &request.qualifier {
+        Some(qualifier) => spec.arn.with(qualifier.clone()).to_string(),
         None => spec.arn.to_string(),
     };
     Invocation {
-        id: request.id,
+        id: request.id.clone(),
         spec,
         invoked_arn,
-        payload: request.payload,
-        client_context: request.client_context,
-        trace_id: request.trace_id,
+        payload: request.payload.clone(),
+        client_context: request.client_context.clone(),
+        trace_id: request.trace_id.clone(),
     }
 }
 
@@ -158,4 +171,106 @@ fn lap(since: &mut Instant) -> u64 {
     let lap = now.duration_since(*since);
     *since = now;
     lap.as_micros() as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use arc_swap::ArcSwap;
+    use model::function::{Generation, Network, Target};
+    use model::invocation::{Outcome, Report};
+    use model::{AccountId, Digest, FunctionArn, Region, Runtime, Snapshot};
+    use std::collections::BTreeMap;
+    use std::sync::atomic::AtomicU64;
+
+    fn name() -> FunctionName {
+        FunctionName::parse("f").unwrap()
+    }
+
+    fn snapshot(generation: u64) -> Arc<Snapshot> {
+        let arn = FunctionArn {
+            region: Region::parse("us-east-1").unwrap(),
+            account: AccountId::parse("000000000000").unwrap(),
+            name: name(),
+            qualifier: None,
+        };
+        let spec = Spec {
+            arn,
+            version: Version::Latest,
+            generation: Generation(generation),
+            runtime: Runtime("python3.12".into()),
+            handler: "a.b".into(),
+            timeout_ms: 3_000,
+            memory_mb: 128,
+            ephemeral_mb: 512,
+            environment: BTreeMap::new(),
+            package: Digest([0; 32]),
+            network: Network::None,
+            log_group: String::new(),
+        };
+        Arc::new(Snapshot { functions: [(name(), Target::Ready(Arc::new(spec)))].into() })
+    }
+
+    fn request() -> Request {
+        Request {
+            id: InvocationId("1".into()),
+            name: name(),
+            qualifier: None,
+            payload: Bytes::from_static(b"{}"),
+            client_context: None,
+            trace_id: String::new(),
+        }
+    }
+
+    /// A worker that has wound up every generation before `current`.
+    fn worker(current: u64, asked: Arc<AtomicU64>) -> Worker {
+        Arc::new(move |invocation: Invocation| {
+            asked.fetch_add(1, Ordering::Relaxed);
+            let fresh = invocation.spec.generation.0 >= current;
+            Box::pin(async move {
+                if !fresh {
+                    return Err(Refusal::Draining);
+                }
+                let outcome = Outcome::Success { payload: invocation.payload };
+                Ok(Completed { outcome, report: Report::default(), log_tail: Bytes::new() })
+            })
+        })
+    }
+
+    fn router(worker: Worker) -> Handle {
+        Handle::new(Config { snapshot: Arc::new(ArcSwap::new(snapshot(1))), concurrent_executions: 1, worker })
+    }
+
+    #[tokio::test]
+    async fn an_update_under_way_is_followed() {
+        let asked = Arc::new(AtomicU64::new(0));
+        let snapshots = Arc::new(ArcSwap::new(snapshot(1)));
+        let (inner, seen) = (worker(2, asked.clone()), snapshots.clone());
+        // The first refusal comes while the new snapshot arrives.
+        let worker: Worker = Arc::new(move |invocation| {
+            seen.store(snapshot(2));
+            inner(invocation)
+        });
+        let router = Handle::new(Config { snapshot: snapshots, concurrent_executions: 1, worker });
+        assert!(router.invoke(request()).await.is_ok());
+        assert_eq!(asked.load(Ordering::Relaxed), 2);
+        assert_eq!(router.in_flight(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_version_that_never_comes_back_ends() {
+        let asked = Arc::new(AtomicU64::new(0));
+        let router = router(worker(9, asked.clone()));
+        assert_eq!(router.invoke(request()).await.unwrap_err(), Error::Draining);
+        assert_eq!(asked.load(Ordering::Relaxed), u64::from(REROUTES_MAX) + 1);
+    }
+
+    #[tokio::test]
+    async fn draining_admits_nothing() {
+        let asked = Arc::new(AtomicU64::new(0));
+        let router = router(worker(1, asked.clone()));
+        router.drain();
+        assert_eq!(router.invoke(request()).await.unwrap_err(), Error::Draining);
+        assert_eq!(asked.load(Ordering::Relaxed), 0);
+    }
 }
