@@ -1,2 +1,4 @@
 //! Placeholder while the crate is being written.
 #![forbid(unsafe_code)]
+
+pub mod auth;

@@ -1,3 +1,28 @@
-//! The one binary.
+//! The one binary: `tidegate serve` and its companions, and the commands that speak the public API.
 #![forbid(unsafe_code)]
-fn main() {}
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+/// A function platform for your own machines that speaks the AWS Lambda API
+#[derive(Parser)]
+#[command(name = "tidegate", version, disable_help_subcommand = true)]
+struct Options {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    #[command(flatten)]
+    Server(server::Command),
+    #[command(flatten)]
+    Cli(cli::Command),
+}
+
+fn main() -> ExitCode {
+    match Options::parse().command {
+        Command::Server(command) => server::run(command),
+        Command::Cli(command) => cli::run(command),
+    }
+}

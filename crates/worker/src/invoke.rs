@@ -11,6 +11,7 @@ use model::invocation::{Completed, Invocation, Outcome, Refusal, Report};
 use scheduler::instance::Event as Move;
 use scheduler::pool::{Cold, Event, InstanceId};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
@@ -24,6 +25,7 @@ impl Handle {
         let shared = &self.shared;
         let arrived = Instant::now();
         let version = shared.version(&invocation.spec);
+        version.invoked_ms.store(now_ms(), Ordering::Relaxed);
         let wait_max = Duration::from_millis(shared.limits.init_ms + 2 * invocation.spec.timeout_ms) + WAIT_SLACK;
         let grant = version.slot(shared, wait_max).await;
         let queue_us = arrived.elapsed().as_micros() as u64;

@@ -8,7 +8,7 @@ use api::launcher::{Event, Hello, Interpreter, Request};
 use arc_swap::ArcSwap;
 use model::function::Generation;
 use model::log::LogLine;
-use model::{Digest, Limits, Spec};
+use model::{Digest, FunctionName, Limits, Spec};
 use sandbox::wire::{self, Buffer, Wait};
 use scheduler::instance::Event as Move;
 use scheduler::pool;
@@ -303,6 +303,13 @@ impl Handle {
     /// Whether an instance may still read this package.
     pub fn in_use(&self, package: &Digest) -> bool {
         self.shared.versions.load().values().any(|v| v.spec.package == *package && !v.is_empty())
+    }
+
+    /// When a function was last invoked, milliseconds since the Unix epoch, as far as this worker remembers.
+    pub fn last_invoked(&self, name: &FunctionName) -> Option<u64> {
+        let versions = self.shared.versions.load();
+        let of_function = versions.values().filter(|v| v.spec.name() == name);
+        of_function.map(|v| v.invoked_ms.load(Ordering::Relaxed)).max().filter(|at| *at > 0)
     }
 
     /// Instances and waiters of all versions, summed.

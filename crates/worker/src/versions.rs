@@ -7,6 +7,7 @@ use model::Spec;
 use model::invocation::Refusal;
 use scheduler::pool::{Action, Cold, Config, Event, InstanceId, Pool, RefuseReason, WaiterId};
 use std::collections::HashMap;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::oneshot;
@@ -15,6 +16,8 @@ use tokio::sync::oneshot;
 pub struct Versioned {
     /// What runs.
     pub spec: Arc<Spec>,
+    /// When an invocation last came, milliseconds since the Unix epoch; 0 before the first.
+    pub invoked_ms: AtomicU64,
     state: Mutex<VersionState>,
 }
 
@@ -55,7 +58,7 @@ impl Versioned {
             actions: Vec::new(),
             draining: false,
         };
-        Versioned { spec, state: Mutex::new(state) }
+        Versioned { spec, invoked_ms: AtomicU64::new(0), state: Mutex::new(state) }
     }
 
     /// Waits for a slot. Dropping the future gives up the wait, and the slot if it was just granted.

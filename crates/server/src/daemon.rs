@@ -1,0 +1,174 @@
+//! The daemon: builds the loops, connects them, serves, drains. Runs in a child of the launcher, without privilege.
+
+use crate::access_key::{self, AccessKey};
+use crate::log_writer;
+use crate::serve::Settings;
+use arc_swap::ArcSwap;
+use model::Snapshot;
+use model::function::{Generation, Target};
+use std::collections::HashSet;
+use std::net::TcpListener;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
+
+/// Why the daemon ended badly.
+#[derive(Debug, thiserror::Error)]
+enum Error {
+    #[error("start the async runtime")]
+    Runtime(#[source] std::io::Error),
+    #[error("open the data folder")]
+    Store(#[from] store::Error),
+    #[error("the access key")]
+    AccessKey(#[from] access_key::Error),
+    #[error("start the log writer")]
+    LogWriter(#[source] std::io::Error),
+    #[error("take over the listener")]
+    Listener(#[source] std::io::Error),
+    #[error("listen for signals")]
+    Signals(#[source] std::io::Error),
+    #[error("read the functions")]
+    Control(#[from] control::Error),
+    #[error("run the worker")]
+    Worker(#[from] worker::Error),
+    #[error("serve")]
+    Gateway(#[from] gateway::Error),
+}
+
+/// Runs the daemon to its end; the process's exit code.
+pub fn run(settings: Settings, listener: TcpListener, launcher: OwnedFd, data_dir: &Path) -> i32 {
+    tracing_subscriber::fmt().with_max_level(settings.log_level).with_writer(std::io::stderr).init();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(Error::Runtime);
+    match runtime.and_then(|runtime| runtime.block_on(serve(settings, listener, launcher, data_dir))) {
+        Ok(()) => 0,
+        Err(error) => {
+            tracing::error!(error = &error as &dyn std::error::Error, "the daemon ends");
+            1
+        }
+    }
+}
+
+async fn serve(settings: Settings, listener: TcpListener, launcher: OwnedFd, data_dir: &Path) -> Result<(), Error> {
+    let mut signals = Signals::new().map_err(Error::Signals)?;
+    let limits = settings.file.limits.clone();
+    let store = store::Store::open(data_dir)?;
+    let address = listener.local_addr().map_err(Error::Listener)?;
+    let endpoint = format!("http://{address}");
+    let key = access_key::load_or_create(data_dir, &settings.region, endpoint.clone())?;
+    let (logs, log_thread) = log_writer::start(store.clone(), limits.clone()).map_err(Error::LogWriter)?;
+
+    let (worker_service, worker) = worker::Service::new(worker::Config {
+        limits: limits.clone(),
+        region: settings.region.to_string(),
+        memory_mb_machine: machine_memory_mb(),
+        launcher,
+        logs,
+    })?;
+    let worker_ended = tokio::spawn(worker_service.run());
+
+    let snapshot = Arc::new(ArcSwap::from_pointee(Snapshot::default()));
+    let (control_service, control) = control::Service::new(control_config(&settings, &store, &snapshot, &worker))?;
+    let router = router(&limits, snapshot, worker);
+
+    let (stop, stopping) = watch::channel(false);
+    let control_ended = tokio::spawn(control_service.run(stopped(stopping.clone())));
+    let gateway = gateway::Service::new(gateway_config(&settings, &key), router.clone(), control);
+    let gateway_ended = tokio::spawn(gateway.run(listener, stopped(stopping)));
+    tracing::info!(%endpoint, region = %settings.region, auth = settings.auth_required, "ready");
+
+    tokio::select! {
+        ended = worker_ended => return ended.unwrap_or(Ok(())).map_err(Error::Worker),
+        () = signals.next() => {}
+    }
+    tracing::info!("draining");
+    router.drain();
+    stop.send_replace(true);
+    let drained = async {
+        let _ = gateway_ended.await;
+        let _ = control_ended.await;
+        while router.in_flight() > 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::select! {
+        _ = tokio::time::timeout(Duration::from_millis(limits.drain_ms), drained) => {}
+        () = signals.next() => tracing::warn!("told twice to stop: not waiting for what is under way"),
+    }
+    drop(router);
+    log_writer::finish(log_thread);
+    Ok(())
+}
+
+fn control_config(
+    settings: &Settings,
+    store: &store::Store,
+    snapshot: &Arc<ArcSwap<Snapshot>>,
+    worker: &worker::Handle,
+) -> control::Config {
+    let (in_use, last_invoked, retain) = (worker.clone(), worker.clone(), worker.clone());
+    control::Config {
+        account: settings.account.clone(),
+        region: settings.region.clone(),
+        limits: settings.file.limits.clone(),
+        s3: settings.file.s3.clone(),
+        store: store.clone(),
+        snapshot: snapshot.clone(),
+        changed: Box::new(move |snapshot| retain.retain(&generations(snapshot))),
+        interpreters: worker.interpreters(),
+        in_use: Box::new(move |digest| in_use.in_use(digest)),
+        last_invoked: Box::new(move |name| last_invoked.last_invoked(name)),
+    }
+}
+
+/// Everything that the snapshot says may run.
+fn generations(snapshot: &Snapshot) -> HashSet<Generation> {
+    let ready = snapshot.functions.values().filter_map(|target| match target {
+        Target::Ready(spec) => Some(spec.generation),
+        Target::NotReady { .. } => None,
+    });
+    ready.collect()
+}
+
+fn router(limits: &model::Limits, snapshot: Arc<ArcSwap<Snapshot>>, worker: worker::Handle) -> router::Handle {
+    let worker: router::Worker = Arc::new(move |invocation| {
+        let worker = worker.clone();
+        Box::pin(async move { worker.invoke(invocation).await })
+    });
+    router::Handle::new(router::Config { snapshot, concurrent_executions: limits.concurrent_executions, worker })
+}
+
+async fn stopped(mut stopping: watch::Receiver<bool>) {
+    // The sender lives until the daemon ends.
+    let _ = stopping.wait_for(|stop| *stop).await;
+}
+
+/// SIGTERM from the launcher, or SIGINT from a terminal.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Signals> {
+        Ok(Signals { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+/// What the machine has, from `/proc/meminfo`; a cautious guess if it cannot be read.
+fn machine_memory_mb() -> u64 {
+    const GUESS_MB: u64 = 2_048;
+    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let line = text.lines().find_map(|l| l.strip_prefix("MemTotal:"));
+    let kb = line.and_then(|l| l.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
+    kb.map_or(GUESS_MB, |kb| kb / 1_024)
+}

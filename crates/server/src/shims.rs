@@ -1,0 +1,56 @@
+//! The shims of `runtimes/`, carried inside the binary: one file is all that a machine needs.
+
+macro_rules! files {
+    ($($path:literal)*) => {
+        /// Relative path below `/var/runtime`, and contents.
+        pub const FILES: &[(&str, &[u8])] =
+            &[$(($path, include_bytes!(concat!("../../../runtimes/", $path)))),*];
+    };
+}
+
+files! {
+    "python/bootstrap.py"
+    "python/_tidegate/__init__.py"
+    "python/_tidegate/channel.py"
+    "python/_tidegate/console.py"
+    "python/_tidegate/context.py"
+    "python/_tidegate/faults.py"
+    "python/_tidegate/imports.py"
+    "python/_tidegate/jsontext.py"
+    "python/_tidegate/logformat.py"
+    "python/_tidegate/loop.py"
+    "nodejs/bootstrap.mjs"
+    "nodejs/tidegate/channel.mjs"
+    "nodejs/tidegate/console.mjs"
+    "nodejs/tidegate/errors.mjs"
+    "nodejs/tidegate/handler.mjs"
+    "nodejs/tidegate/instance.mjs"
+    "nodejs/tidegate/invocation.mjs"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::FILES;
+    use std::collections::BTreeSet;
+    use std::path::Path;
+
+    fn sources(dir: &Path, found: &mut BTreeSet<String>, root: &Path) {
+        for entry in std::fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                sources(&path, found, root);
+            } else if path.extension().is_some_and(|e| e == "py" || e == "mjs" || e == "cjs") {
+                found.insert(path.strip_prefix(root).unwrap().to_str().unwrap().to_owned());
+            }
+        }
+    }
+
+    #[test]
+    fn every_shim_is_carried() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../runtimes");
+        let mut found = BTreeSet::new();
+        sources(&root, &mut found, &root);
+        let carried: BTreeSet<String> = FILES.iter().map(|(path, _)| path.to_string()).collect();
+        assert_eq!(found, carried);
+    }
+}
