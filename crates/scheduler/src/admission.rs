@@ -22,7 +22,8 @@ pub struct Caps {
     pub account: u32,
     /// This function's reserved concurrency, if it has any; 0 refuses everything.
     pub reserved: Option<u32>,
-    /// The sum of all reserved concurrency in the account, this function's included.
+    /// The sum of all reserved concurrency in the account, this function's included. Whoever sets reservations keeps it
+    /// below the account's concurrency; beyond that the reservations win and the account's limit does not hold.
     pub reserved_total: u32,
 }
 

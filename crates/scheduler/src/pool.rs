@@ -58,6 +58,13 @@ pub enum Event {
         /// The instance.
         instance: InstanceId,
     },
+    /// The caller has ordered the end of a live instance by itself: a timeout, a broken protocol. Nothing is dispatched
+    /// to it any more and a replacement may start; `Gone` follows when it has ended. Without this event an instance of
+    /// several slots would get more work until `Gone`.
+    Unfit {
+        /// The instance.
+        instance: InstanceId,
+    },
     /// The instance has ended, in whatever state it was.
     Gone {
         /// The instance.
@@ -145,7 +152,7 @@ pub enum Action {
         /// The instance that failed.
         instance: InstanceId,
     },
-    /// Send `Tick` at this time or soon after. A later `WakeAt` replaces this one.
+    /// Send `Tick` at this time or soon after. Each stands, whatever follows; no more than two are ever outstanding.
     WakeAt {
         /// Milliseconds, on the clock of `now_ms`.
         at_ms: u64,
@@ -218,7 +225,7 @@ pub struct Counts {
     pub idle: usize,
     /// Instances with at least one slot taken.
     pub busy: usize,
-    /// Instances ordered to stop that are not gone yet.
+    /// Instances ordered to stop, or unfit, that are not gone yet.
     pub stopping: usize,
     /// Invocations without a slot.
     pub waiting: usize,
@@ -238,8 +245,10 @@ pub struct Pool {
     live: usize,
     draining: bool,
     now_ms: u64,
-    /// The announced `WakeAt` that has not come yet.
-    wake_at_ms: Option<u64>,
+    /// The announced `WakeAt` for the end of idleness whose time has not come yet.
+    idle_wake_at_ms: Option<u64>,
+    /// The same for a retry.
+    retry_wake_at_ms: Option<u64>,
     /// Set while starts lag behind the waiters because one was refused: the next is ordered at this time.
     retry_at_ms: Option<u64>,
 }
@@ -275,7 +284,8 @@ impl Pool {
             live: 0,
             draining: false,
             now_ms: 0,
-            wake_at_ms: None,
+            idle_wake_at_ms: None,
+            retry_wake_at_ms: None,
             retry_at_ms: None,
         }
     }
@@ -294,6 +304,7 @@ impl Pool {
             Event::Arrive { waiter } => self.arrive(waiter, actions),
             Event::Ready { instance } => self.ready(instance, actions),
             Event::Done { instance } => self.done(instance, actions),
+            Event::Unfit { instance } => self.unfit(instance),
             Event::Gone { instance, cause } => self.gone(instance, cause, actions),
             Event::Cancel { waiter } => self.cancel(waiter),
             Event::StartRefused { instance, reason: Refusal::Memory | Refusal::Instances } => {
@@ -412,17 +423,21 @@ impl Pool {
         None
     }
 
+    fn unfit(&mut self, id: InstanceId) -> Option<StartReason> {
+        self.instances.get(&id).filter(|i| i.phase == Phase::Live)?;
+        self.leave_live(id);
+        let instance = self.instances.get_mut(&id)?;
+        (instance.phase, instance.busy) = (Phase::Stopping, 0);
+        Some(StartReason::Replacement)
+    }
+
     fn gone(&mut self, id: InstanceId, cause: Gone, actions: &mut Vec<Action>) -> Option<StartReason> {
         match self.instances.get(&id)?.phase {
             Phase::Starting => {
                 self.starting -= 1;
                 self.fail_oldest_if_short(id, cause, actions);
             }
-            Phase::Live => {
-                self.leave_partly(id);
-                self.leave_idle(id);
-                self.live -= 1;
-            }
+            Phase::Live => self.leave_live(id),
             Phase::Stopping => {}
         }
         self.instances.remove(&id);
@@ -438,7 +453,15 @@ impl Pool {
     }
 
     fn start_refused(&mut self, id: InstanceId, actions: &mut Vec<Action>) -> Option<StartReason> {
-        self.instances.get(&id).filter(|i| i.phase == Phase::Starting)?;
+        match self.instances.get(&id)?.phase {
+            Phase::Live => return None,
+            // The refusal crossed our order to stop; no Gone will follow.
+            Phase::Stopping => {
+                self.instances.remove(&id);
+                return None;
+            }
+            Phase::Starting => {}
+        }
         self.instances.remove(&id);
         self.starting -= 1;
         if self.starting + self.live == 0 {
@@ -459,9 +482,8 @@ impl Pool {
     }
 
     fn tick(&mut self, actions: &mut Vec<Action>) -> Option<StartReason> {
-        if self.wake_at_ms.is_some_and(|at| at <= self.now_ms) {
-            self.wake_at_ms = None;
-        }
+        self.idle_wake_at_ms.take_if(|at| *at <= self.now_ms);
+        self.retry_wake_at_ms.take_if(|at| *at <= self.now_ms);
         while let Some(&(id, since_ms)) = self.idle.front() {
             let idle_ms = self.now_ms.saturating_sub(since_ms);
             if idle_ms < self.config.idle_ms {
@@ -571,6 +593,13 @@ impl Pool {
         self.starting -= surplus;
     }
 
+    /// Takes a live instance out of every list and count of live ones; the caller gives it another phase.
+    fn leave_live(&mut self, id: InstanceId) {
+        self.leave_partly(id);
+        self.leave_idle(id);
+        self.live -= 1;
+    }
+
     fn leave_idle(&mut self, id: InstanceId) -> bool {
         let at = self.idle.iter().position(|(idle, _)| *idle == id);
         at.is_some_and(|at| self.idle.remove(at).is_some())
@@ -587,14 +616,18 @@ impl Pool {
         }
     }
 
-    /// Announces the next time at which something happens by itself, unless an earlier Tick is on its way already.
+    /// Announces the next time at which something happens by itself, unless a Tick that is no later is on its way. Idle
+    /// deadlines only ever move on, so one announcement serves until its time, and the same goes for retries.
     fn announce_wake(&mut self, actions: &mut Vec<Action>) {
         let idle_at_ms = self.idle.front().map(|(_, since_ms)| since_ms.saturating_add(self.config.idle_ms));
         let retry_at_ms = self.retry_at_ms.filter(|_| self.wants_start());
-        let Some(at_ms) = [idle_at_ms, retry_at_ms].into_iter().flatten().min() else { return };
-        if self.wake_at_ms.is_none_or(|announced_ms| at_ms < announced_ms) {
-            self.wake_at_ms = Some(at_ms);
-            actions.push(Action::WakeAt { at_ms });
+        for (at_ms, announced_ms) in
+            [(retry_at_ms, &mut self.retry_wake_at_ms), (idle_at_ms, &mut self.idle_wake_at_ms)]
+        {
+            if let (Some(at_ms), None) = (at_ms, *announced_ms) {
+                *announced_ms = Some(at_ms);
+                actions.push(Action::WakeAt { at_ms });
+            }
         }
     }
 }

@@ -54,6 +54,7 @@ fn parse(event: &str) -> Event {
                 other => panic!("no such cause: {other}"),
             },
         },
+        "unfit" => Event::Unfit { instance: id(1) },
         "cancel" => Event::Cancel { waiter: id(1) },
         "refused" => Event::StartRefused { instance: id(1), reason: Refusal::Memory },
         "drain" => Event::Drain,
@@ -255,6 +256,40 @@ fn a_failed_start_that_nobody_needs_fails_nobody() {
 }
 
 #[test]
+fn unfit_instances_get_nothing_more_and_are_replaced() {
+    let config = Config { slots_per_instance: 2, ..ONE };
+    check(
+        config,
+        "0 arrive 1; 1 ready 1; 2 unfit 1; 3 arrive 2; 4 done 1; 5 ready 2; 6 unfit 9; 7 gone 1 Stopped",
+        expect![[r#"
+            0 arrive 1 => start 1 FromZero
+            1 ready 1 => 1 first on 1
+            2 unfit 1 =>
+            3 arrive 2 => start 2 FromZero
+            4 done 1 =>
+            5 ready 2 => 2 first on 2
+            6 unfit 9 =>
+            7 gone 1 Stopped =>
+            starting 0 idle 0 busy 1 stopping 0 waiting 0"#]],
+    );
+    check(
+        ONE,
+        "0 arrive 1; 0 arrive 2; 0 unfit 2; 1 ready 1; 1 cancel 2; 2 gone 2 Stopped; 3 arrive 3; 3 refused 3; 4 unfit 1",
+        expect![[r#"
+        0 arrive 1 => start 1 FromZero
+        0 arrive 2 => start 2 AllBusy { live: 0, starting: 1 }
+        0 unfit 2 =>
+        1 ready 1 => 1 first on 1
+        1 cancel 2 =>
+        2 gone 2 Stopped =>
+        3 arrive 3 => start 3 AllBusy { live: 1, starting: 0 }
+        3 refused 3 => wake at 23
+        4 unfit 1 => start 4 Replacement
+        starting 1 idle 0 busy 0 stopping 1 waiting 1"#]],
+    );
+}
+
+#[test]
 fn refused_starts_wait_while_somebody_can_serve() {
     check(
         ONE,
@@ -291,6 +326,21 @@ fn refused_starts_refuse_all_when_nobody_can() {
         2 refused 2 => refuse 1 NoCapacity, refuse 2 NoCapacity
         3 arrive 3 => start 3 FromZero
         starting 1 idle 0 busy 0 stopping 0 waiting 1"#]],
+    );
+}
+
+#[test]
+fn a_refusal_that_crosses_a_stop_is_the_end() {
+    check(
+        ONE,
+        "0 arrive 1; 1 cancel 1; 2 drain; 3 refused 1; 4 ready 1",
+        expect![[r#"
+        0 arrive 1 => start 1 FromZero
+        1 cancel 1 =>
+        2 drain => stop 1 Surplus
+        3 refused 1 =>
+        4 ready 1 =>
+        starting 0 idle 0 busy 0 stopping 0 waiting 0"#]],
     );
 }
 
@@ -456,11 +506,12 @@ impl Pool {
         }
         assert!(!self.draining || self.idle.is_empty());
         if !self.idle.is_empty() {
-            assert!(self.wake_at_ms.is_some(), "nothing will end the idle ones");
+            let deadline_ms = self.idle[0].1.saturating_add(self.config.idle_ms);
+            assert!(self.idle_wake_at_ms.is_some_and(|at| at <= deadline_ms), "nothing will end the idle ones");
         }
         if self.wants_start() {
-            assert!(self.retry_at_ms >= self.wake_at_ms, "nothing will order the missing starts");
-            assert!(self.wake_at_ms.is_some());
+            assert!(self.retry_wake_at_ms.is_some(), "nothing will order the missing starts");
+            assert!(self.retry_at_ms.is_some_and(|at| Some(at) >= self.retry_wake_at_ms));
         }
     }
 }
@@ -475,7 +526,7 @@ struct World {
     stopping: BTreeSet<InstanceId>,
     waiting: BTreeSet<WaiterId>,
     ended: BTreeSet<WaiterId>,
-    wake_at_ms: Option<u64>,
+    wakes_ms: BTreeSet<u64>,
 }
 
 impl World {
@@ -516,7 +567,9 @@ impl World {
                 self.stopping.insert(instance);
             }
             Action::Refuse { waiter, .. } | Action::Fail { waiter, .. } => self.end(waiter),
-            Action::WakeAt { at_ms } => self.wake_at_ms = Some(at_ms),
+            Action::WakeAt { at_ms } => {
+                self.wakes_ms.insert(at_ms);
+            }
         }
     }
 
@@ -557,7 +610,12 @@ impl World {
             }),
             17 => stopping.map(|instance| {
                 self.stopping.remove(&instance);
-                Event::Gone { instance, cause: Gone::Stopped }
+                let crossed = pick.is_multiple_of(2);
+                if crossed {
+                    Event::StartRefused { instance, reason: Refusal::Memory }
+                } else {
+                    Event::Gone { instance, cause: Gone::Stopped }
+                }
             }),
             18 => nth(self.waiting.iter().copied().collect()).map(|waiter| {
                 self.end(waiter);
@@ -568,6 +626,11 @@ impl World {
             20 => stopping.map(|instance| Event::Ready { instance }),
             21 => live.map(|instance| Event::StartRefused { instance, reason: Refusal::Memory }),
             22 => Some(Event::Gone { instance: 900_000, cause }),
+            24 => live.map(|instance| {
+                self.live.remove(&instance);
+                self.stopping.insert(instance);
+                Event::Unfit { instance }
+            }),
             23 => pick.is_multiple_of(30).then_some(Event::Drain),
             _ => Some(Event::Tick),
         };
@@ -584,16 +647,18 @@ proptest! {
         slots_per_instance in 1u32..4,
         waiting_max in 0usize..12,
         instances_max in 0usize..6,
-        moves in proptest::collection::vec((0u8..26, any::<usize>(), 0u64..40), 0..200),
+        moves in proptest::collection::vec((0u8..27, any::<usize>(), 0u64..40), 0..200),
     ) {
         let mut pool = Pool::new(Config { slots_per_instance, waiting_max, idle_ms: 50, instances_max });
         let mut world = World::default();
         let mut now_ms = 0;
         for (kind, pick, pause_ms) in moves {
             now_ms += pause_ms;
-            if world.wake_at_ms.take_if(|at| *at <= now_ms).is_some() {
+            while world.wakes_ms.first().is_some_and(|at| *at <= now_ms) {
+                world.wakes_ms.pop_first();
                 world.step(&mut pool, now_ms, Event::Tick);
             }
+            prop_assert!(world.wakes_ms.len() <= 2, "{:?}", world.wakes_ms);
             world.apply(&mut pool, now_ms, kind, pick);
         }
         world.step(&mut pool, now_ms, Event::Drain);

@@ -1,0 +1,194 @@
+//! Tells the pools what happened and carries out what they answer.
+
+use super::{Happening, World};
+use crate::machine;
+use crate::tally::End;
+use model::Generation;
+use scheduler::eviction::{self, Candidate};
+use scheduler::instance::{self, State};
+use scheduler::pool::{Action, Cold, Event, InstanceId, StartReason, StopReason, WaiterId};
+
+impl World {
+    /// One step of a pool; a pool that is forgotten hears nothing.
+    pub(super) fn tell(&mut self, generation: Generation, event: Event) {
+        let Some(generated) = self.pools.get_mut(&generation) else { return };
+        let newest = &mut self.newest_instance;
+        let mut next_instance = || {
+            *newest += 1;
+            *newest
+        };
+        let mut actions = Vec::new();
+        generated.pool.step(self.now_ms, &mut next_instance, event, &mut actions);
+        self.act(generation, actions);
+    }
+
+    fn act(&mut self, generation: Generation, actions: Vec<Action>) {
+        for action in actions {
+            match action {
+                Action::Start { instance, reason } => self.start(generation, instance, reason),
+                Action::Dispatch { waiter, instance, cold } => self.dispatch(generation, waiter, instance, cold),
+                Action::Stop { instance, reason } => self.stop(generation, instance, reason),
+                Action::Refuse { waiter, reason } => {
+                    let end = End::from(reason);
+                    self.note(generation, "refuse", Some(waiter), None, end.words().to_owned());
+                    self.end(waiter, end);
+                }
+                Action::Fail { waiter, instance } => {
+                    self.note(generation, "fail", Some(waiter), Some(instance), String::new());
+                    self.end(waiter, End::NotStarted);
+                }
+                Action::WakeAt { at_ms } => self.enter(at_ms, Happening::Tick { generation }),
+            }
+        }
+        self.forget_if_empty(generation);
+    }
+
+    fn start(&mut self, generation: Generation, instance: InstanceId, reason: StartReason) {
+        self.note(generation, "start", None, Some(instance), start_words(reason));
+        let Some(memory_mb) = self.function_of(generation).map(|f| f.function.memory_mb) else { return };
+        let shortage = self.room.shortage(memory_mb);
+        let short = shortage.memory_mb > 0 || shortage.instances > 0;
+        if short {
+            let Some(eviction) = eviction::choose(&self.candidates(), shortage) else {
+                let reason = machine::refusal(shortage);
+                self.note(generation, "no room for", None, Some(instance), format!("{reason:?}"));
+                self.refused.insert(instance);
+                self.enter(self.now_ms, Happening::Refused { generation, instance, reason });
+                return;
+            };
+            for victim in eviction.victims {
+                self.evict(victim, eviction.reason);
+            }
+        }
+        self.line_up(generation, instance, memory_mb);
+    }
+
+    /// All idle instances, of all pools.
+    fn candidates(&self) -> Vec<Candidate> {
+        let mut candidates = Vec::new();
+        for (generation, generated) in &self.pools {
+            let memory_mb = self.functions.get(&generated.name).map_or(0, |f| f.function.memory_mb);
+            candidates.extend(generated.pool.idle().into_iter().map(|(instance, idle_since_ms)| Candidate {
+                generation: *generation,
+                instance,
+                idle_since_ms,
+                memory_mb,
+            }));
+        }
+        candidates
+    }
+
+    fn evict(&mut self, victim: Candidate, reason: eviction::Reason) {
+        let Some(generated) = self.pools.get_mut(&victim.generation) else { return };
+        let mut actions = Vec::new();
+        if !generated.pool.evict(self.now_ms, victim.instance, &mut actions) {
+            self.breach(format!("#{} was a candidate but not idle", victim.instance));
+        }
+        let why = match reason {
+            eviction::Reason::Memory => "memory is short",
+            eviction::Reason::Instances => "instances are short",
+            eviction::Reason::MemoryAndInstances => "memory and instances are short",
+        };
+        self.note(victim.generation, "evict", None, Some(victim.instance), why.to_owned());
+        self.act(victim.generation, actions);
+    }
+
+    fn dispatch(&mut self, generation: Generation, waiter: WaiterId, id: InstanceId, cold: Cold) {
+        let why = match cold {
+            Cold::Warm => "warm".to_owned(),
+            Cold::FirstUse { reason } => format!("first use, {}", start_words(reason)),
+        };
+        self.note(generation, "dispatch", Some(waiter), Some(id), why);
+        let slots = self.function_of(generation).map_or(0, |f| f.function.slots as usize);
+        let Some(instance) = self.instances.get_mut(&id) else {
+            return self.breach(format!("{waiter} dispatched to #{id}, which is not there"));
+        };
+        let moved = match instance.state {
+            State::Busy => Ok(State::Busy),
+            State::Starting | State::Init | State::Idle | State::Stopping | State::Gone => {
+                instance::next(instance.state, instance::Event::Dispatch)
+            }
+        };
+        let free = instance.generation == generation && instance.running.len() < slots;
+        match moved {
+            Ok(state) if free => instance.state = state,
+            Ok(_) | Err(_) => return self.breach(format!("{waiter} dispatched to #{id}, which is not free")),
+        }
+        instance.running.insert(waiter);
+        self.serve(waiter, id, cold);
+    }
+
+    fn serve(&mut self, waiter: WaiterId, id: InstanceId, cold: Cold) {
+        let Some(invocation) = self.invocations.get_mut(&waiter) else {
+            return self.breach(format!("{waiter} dispatched after its end"));
+        };
+        if invocation.instance.replace(id).is_some() {
+            return self.breach(format!("{waiter} dispatched twice"));
+        }
+        let (name, wait_ms) = (invocation.name.clone(), self.now_ms - invocation.arrived_ms);
+        let Some(deployed) = self.functions.get_mut(&name) else { return };
+        deployed.tally.dispatched(wait_ms, cold != Cold::Warm);
+        let service_ms = deployed.service_ms(&mut self.chance);
+        let in_time = service_ms <= deployed.function.timeout_ms;
+        let end_ms = self.now_ms + service_ms.min(deployed.function.timeout_ms);
+        self.enter(end_ms, Happening::ServiceEnds { instance: id, invocation: waiter, in_time });
+    }
+
+    fn stop(&mut self, generation: Generation, id: InstanceId, reason: StopReason) {
+        let why = match reason {
+            StopReason::Idle { idle_ms } => format!("idle for {idle_ms} ms"),
+            StopReason::Drained => "drained".to_owned(),
+            StopReason::Surplus => "surplus".to_owned(),
+            StopReason::Evicted => "evicted".to_owned(),
+        };
+        self.note(generation, "stop", None, Some(id), why);
+        if self.refused.contains(&id) {
+            return;
+        }
+        let Some(instance) = self.instances.get_mut(&id) else {
+            return self.breach(format!("stop of #{id}, which is not there"));
+        };
+        let (state, busy) = (instance.state, !instance.running.is_empty());
+        match instance::next(state, instance::Event::StopOrdered) {
+            Ok(next) if !busy => instance.state = next,
+            // A failed Init has ordered the end already; the pool hears of it with Gone.
+            Err(_) if state == State::Stopping => return,
+            Ok(_) | Err(_) => return self.breach(format!("stop of #{id}, which is {state:?}")),
+        }
+        self.order_end(id, scheduler::pool::Gone::Stopped);
+    }
+
+    /// Ends an invocation, once, and gives its permit back.
+    pub(super) fn end(&mut self, id: WaiterId, end: End) {
+        let Some(invocation) = self.invocations.remove(&id) else {
+            return self.breach(format!("{id} ended twice"));
+        };
+        if let Some(deployed) = self.functions.get_mut(&invocation.name) {
+            deployed.permits -= 1;
+            deployed.tally.ended(end);
+        }
+    }
+
+    pub(super) fn note(
+        &mut self,
+        generation: Generation,
+        what: &'static str,
+        invocation: Option<WaiterId>,
+        instance: Option<InstanceId>,
+        why: String,
+    ) {
+        let name = self.pools.get(&generation).map_or("?", |g| g.name.as_str());
+        let who = format!("{name}/{}", generation.0);
+        self.transcript.note(self.now_ms, &who, what, invocation, instance, why);
+    }
+}
+
+fn start_words(reason: StartReason) -> String {
+    match reason {
+        StartReason::FromZero => "from zero".to_owned(),
+        StartReason::AllBusy { live: 0, .. } => "none live yet".to_owned(),
+        StartReason::AllBusy { live, .. } => format!("{live} live, all busy"),
+        StartReason::Replacement => "replacement".to_owned(),
+        StartReason::AfterRefusal => "after a refusal".to_owned(),
+    }
+}
