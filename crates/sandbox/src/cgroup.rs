@@ -45,7 +45,10 @@ pub struct V1 {
 
 impl V1 {
     fn dirs(&self) -> impl Iterator<Item = &PathBuf> {
-        [&self.memory, &self.cpu, &self.pids, &self.freezer].into_iter().flatten()
+        let all = [&self.memory, &self.cpu, &self.pids, &self.freezer];
+        // Controllers that share a hierarchy share the folder.
+        let is_first = move |at: usize| !all[..at].contains(&all[at]);
+        all.into_iter().enumerate().filter(move |(at, _)| is_first(*at)).filter_map(|(_, dir)| dir.as_ref())
     }
 }
 
@@ -79,7 +82,6 @@ impl Cgroups {
             if kind != "cgroup" || mode != Mode::Root {
                 continue;
             }
-            let dir = own_dir_v1(Path::new(point), key);
             let has = |controller| options.split(',').any(|o| o == controller);
             for (name, place) in [
                 ("memory", &mut v1.memory),
@@ -88,7 +90,7 @@ impl Cgroups {
                 ("freezer", &mut v1.freezer),
             ] {
                 if has(name) && place.is_none() {
-                    place.clone_from(&dir);
+                    *place = own_dir_v1(Path::new(point), key);
                 }
             }
         }
@@ -156,6 +158,7 @@ impl Cgroups {
     }
 }
 
+/// Two controllers may share one hierarchy and thus this folder: it is made at most once.
 fn own_dir_v1(point: &Path, key: &str) -> Option<PathBuf> {
     let dir = point.join("tidegate").join(key);
     remove_tree(&dir);

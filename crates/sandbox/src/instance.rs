@@ -4,7 +4,8 @@ use crate::cgroup::{Cgroups, Group};
 use crate::config::Config;
 use crate::inside::{self, Failure, Go, Kept, Note, Plan, at};
 use crate::interpreters::{self, HOST_ROOT, Interpreters};
-use crate::links::Links;
+use crate::network::{self, Link};
+use crate::scratch::{Image, Scratch};
 use crate::staging::{GUEST_ID, Staging};
 use crate::sys::{self, Fork, Process};
 use crate::wire::{self, Wait};
@@ -12,7 +13,8 @@ use api::launcher::{ExitStatus, MemorySource, Mode, Network, Program, Start};
 use rustix::process::Signal;
 use seccompiler::BpfProgram;
 use std::fs;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 /// How long a sandbox may take to be made.
@@ -49,6 +51,10 @@ pub struct Machine {
     pub interpreters: Interpreters,
     /// The filter for guests.
     pub filter: BpfProgram,
+    /// Where their `/tmp` comes from, if not from memory.
+    pub scratch: Option<Scratch>,
+    /// Their way out, if there is one.
+    pub network: Option<Rc<network::Network>>,
 }
 
 /// What a start brought: the log's write end, and the channel's guest end for a managed runtime.
@@ -76,6 +82,8 @@ pub struct Instance {
     /// Why it could not be made.
     pub failure: Option<(String, String)>,
     group: Group,
+    link: Option<Link>,
+    tmp: Option<Image>,
     listener: Option<OwnedFd>,
     guest_pid: Option<i32>,
     out_of_memory: bool,
@@ -97,10 +105,14 @@ pub enum Step {
 
 impl Machine {
     /// Makes a sandbox; it answers later through its setup socket. Nothing is left behind on failure.
-    pub fn spawn(&self, slot: u32, start: &Start, files: Files) -> Result<Instance, Failure> {
-        let plan = self.plan(start)?;
+    pub fn spawn(&mut self, slot: u32, start: &Start, files: Files) -> Result<Instance, Failure> {
+        let tmp = match &mut self.scratch {
+            Some(scratch) => Some(scratch.create(start.tmp_mb).map_err(at_chain("tmp"))?),
+            None => None,
+        };
+        let plan = self.plan(slot, start)?;
         let mut group = self.cgroups.create(start).map_err(at("cgroup", "make the control groups"))?;
-        let made = self.clone_child(slot, start, &plan, &group, files);
+        let made = self.clone_child(slot, &plan, &group, files);
         let (process, setup) = match made {
             Ok(made) => made,
             Err(failure) => {
@@ -117,6 +129,8 @@ impl Machine {
             status: None,
             failure: None,
             group,
+            link: None,
+            tmp,
             listener: None,
             guest_pid: None,
             out_of_memory: false,
@@ -124,14 +138,15 @@ impl Machine {
             oom_look: None,
             remove_again: None,
         };
-        if let Err(failure) = self.release(slot, &instance) {
+        let needs_link = plan.link.is_some();
+        if let Err(failure) = self.release(slot, &mut instance, needs_link) {
             instance.destroy();
             return Err(failure);
         }
         Ok(instance)
     }
 
-    fn plan<'a>(&'a self, start: &'a Start) -> Result<Plan<'a>, Failure> {
+    fn plan<'a>(&'a self, slot: u32, start: &'a Start) -> Result<Plan<'a>, Failure> {
         let mut plan = Plan {
             start,
             staging: &self.staging,
@@ -155,19 +170,14 @@ impl Machine {
             plan.private_bytes_max = Some((u64::from(start.memory_mb) << 20) + PRIVATE_SLACK_BYTES);
         }
         if start.network == Network::Nat {
-            plan.link = self.link(0);
+            plan.link = self.network.as_ref().map(|network| network.ends(slot));
         }
         Ok(plan)
-    }
-
-    fn link(&self, _slot: u32) -> Option<(crate::links::End, std::net::Ipv4Addr)> {
-        None
     }
 
     fn clone_child(
         &self,
         slot: u32,
-        start: &Start,
         plan: &Plan<'_>,
         group: &Group,
         files: Files,
@@ -182,7 +192,6 @@ impl Machine {
         match sys::fork(NAMESPACES, into.as_ref().map(AsFd::as_fd)).map_err(at("clone", "make namespaces"))? {
             Fork::Parent(process) => Ok((process, ours)),
             Fork::Child => {
-                debug_assert_eq!(plan.start.instance, start.instance);
                 inside::run(plan, &Kept { setup: theirs, log: files.log, channel: files.channel })
             }
         }
@@ -197,7 +206,7 @@ impl Machine {
     }
 
     /// Sets what can only be set from outside, then lets the child begin.
-    fn release(&self, slot: u32, instance: &Instance) -> Result<(), Failure> {
+    fn release(&self, slot: u32, instance: &mut Instance, needs_link: bool) -> Result<(), Failure> {
         let pid = instance.process.pid;
         instance.group.add(pid).map_err(at("cgroup", "enter the control groups"))?;
         let proc = format!("/proc/{}", pid.as_raw_nonzero());
@@ -205,8 +214,18 @@ impl Machine {
         fs::write(format!("{proc}/setgroups"), "deny").map_err(at("identity", "refuse setgroups"))?;
         fs::write(format!("{proc}/gid_map"), &map).map_err(at("identity", "map the group id"))?;
         fs::write(format!("{proc}/uid_map"), &map).map_err(at("identity", "map the user id"))?;
-        wire::send(instance.setup.as_fd(), &Go, &[], Wait::Poll).map_err(at("go", "let the sandbox begin"))
+        if let Some(network) = self.network.as_ref().filter(|_| needs_link) {
+            let pid = pid.as_raw_nonzero().get().unsigned_abs();
+            instance.link = Some(network.connect(slot, pid).map_err(at("network", "connect the guest"))?);
+        }
+        let tmp: Vec<BorrowedFd<'_>> = instance.tmp.iter().map(|image| image.mount.as_fd()).collect();
+        wire::send(instance.setup.as_fd(), &Go, &tmp, Wait::Poll).map_err(at("go", "let the sandbox begin"))
     }
+}
+
+/// Names the step in which an error happened, with the error's own cause.
+fn at_chain<E: std::error::Error>(stage: &'static str) -> impl FnOnce(E) -> Failure {
+    move |error| Failure { stage, message: crate::prepare::chain(&error) }
 }
 
 impl Instance {
@@ -341,7 +360,18 @@ impl Instance {
         self.remove(REMOVE_ATTEMPTS)
     }
 
+    /// Takes away what outlives the processes.
+    fn remove_parts(&mut self) {
+        if let Some(link) = self.link.take() {
+            link.remove();
+        }
+        if let Some(image) = self.tmp.take() {
+            image.discard();
+        }
+    }
+
     fn remove(&mut self, attempts_left: u32) -> Step {
+        self.remove_parts();
         if self.group.remove() || attempts_left == 0 {
             self.remove_again = None;
             return Step::Gone;
@@ -361,6 +391,7 @@ impl Instance {
         if self.remove_again.is_none() {
             let _ = self.process.wait(true);
         }
+        self.remove_parts();
         for _ in 0..REMOVE_ATTEMPTS {
             if self.group.remove() {
                 return;
@@ -368,9 +399,4 @@ impl Instance {
             std::thread::sleep(Duration::from_millis(REMOVE_TICK_MS));
         }
     }
-}
-
-/// A connection for links on the host's side.
-pub fn open_links() -> Option<Links> {
-    Links::open().ok()
 }

@@ -134,11 +134,14 @@ impl Launcher {
 impl Loop {
     fn new(launcher: Launcher) -> io::Result<Loop> {
         let Launcher { prepared, daemon, socket } = launcher;
-        let Prepared { config, mode, staging, cgroups, interpreters, .. } = prepared;
+        let Prepared { config, mode, staging, cgroups, interpreters, network, scratch, .. } = prepared;
         let signals = Signals::of(&[libc::SIGTERM, libc::SIGINT, libc::SIGHUP]);
         signals.block_only()?;
         let instances_max = config.instances_max;
-        let machine = Machine { config, mode, staging, cgroups, interpreters, filter: seccomp::program() };
+        let filter = seccomp::program();
+        eprintln!("DEBUG {:?} {:?}", network.as_ref().err(), scratch.as_ref().err());
+        let (network, scratch) = (network.ok(), scratch.ok());
+        let machine = Machine { config, mode, staging, cgroups, interpreters, filter, scratch, network };
         let mut new = Loop {
             machine,
             epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
@@ -177,7 +180,7 @@ impl Loop {
             mode: self.machine.mode,
             abilities: Vec::new(),
             interpreters: self.machine.interpreters.list(),
-            network: false,
+            network: self.machine.network.is_some(),
         };
         self.tell(Event::Hello(hello), Vec::new());
     }
@@ -492,6 +495,9 @@ impl Loop {
         }
         self.instances.iter_mut().flatten().for_each(Instance::kill);
         self.instances.iter_mut().flatten().for_each(Instance::destroy);
+        if let Some(network) = &self.machine.network {
+            network.remove();
+        }
         self.machine.cgroups.remove();
         self.machine.staging.remove();
     }

@@ -4,6 +4,8 @@ use crate::cgroup::Cgroups;
 use crate::config::{Config, key_of};
 use crate::interpreters::{HOST_ROOT, Interpreters};
 use crate::launcher::Launcher;
+use crate::network::Network;
+use crate::scratch::Scratch;
 use crate::staging::{Staging, make_dir};
 use crate::sys::{self, Fork};
 use crate::wire;
@@ -15,6 +17,7 @@ use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 /// Entries of the data folder whose owner is changed at the first start, at most.
 const CHOWN_MAX: u32 = 10_000_000;
@@ -79,14 +82,14 @@ pub enum Error {
 }
 
 /// Everything that is made before the daemon starts.
-#[derive(Debug)]
 pub struct Prepared {
     pub(crate) config: Config,
     pub(crate) mode: Mode,
-    pub(crate) key: String,
     pub(crate) staging: Staging,
     pub(crate) cgroups: Cgroups,
     pub(crate) interpreters: Interpreters,
+    pub(crate) network: Result<Rc<Network>, String>,
+    pub(crate) scratch: Result<Scratch, String>,
     daemon_data_dir: PathBuf,
     /// The open data folder, locked while the launcher or the daemon lives.
     lock: OwnedFd,
@@ -118,7 +121,9 @@ pub fn prepare(config: Config) -> Result<Prepared, Error> {
         Mode::Root => staging.path("data"),
         Mode::UserNamespace => path,
     };
-    Ok(Prepared { config, mode, key, staging, cgroups, interpreters, daemon_data_dir, lock })
+    let network = open_network(&config, mode, &key);
+    let scratch = open_scratch(data.as_fd(), mode);
+    Ok(Prepared { config, mode, staging, cgroups, interpreters, network, scratch, daemon_data_dir, lock })
 }
 
 fn check_counts(config: &Config) -> Result<(), Error> {
@@ -142,6 +147,42 @@ fn open_data_dir(path: &Path) -> Result<(PathBuf, OwnedFd), Error> {
         Err(rustix::io::Errno::WOULDBLOCK) => Err(Error::InUse { path }),
         Err(errno) => Err(fail(errno.into())),
     }
+}
+
+/// Guests' way out, or why there is none.
+fn open_network(config: &Config, mode: Mode, key: &str) -> Result<Rc<Network>, String> {
+    if mode == Mode::UserNamespace {
+        return Err("only root can connect network namespaces".into());
+    }
+    Network::open(config, key).map(Rc::new).map_err(|error| chain(&error))
+}
+
+/// The folder for scratch images is root's own inside the daemon's; it is opened once, and never by name again.
+fn open_scratch(data: BorrowedFd<'_>, mode: Mode) -> Result<Scratch, String> {
+    if mode == Mode::UserNamespace {
+        return Err("only root can attach loop devices".into());
+    }
+    let folder = || -> io::Result<OwnedFd> {
+        use rustix::fs::{Mode as Bits, ResolveFlags, mkdirat, openat2};
+        let made = mkdirat(data, "scratch", Bits::from_raw_mode(0o700));
+        if made.is_err_and(|errno| errno != rustix::io::Errno::EXIST) {
+            made?;
+        }
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let folder =
+            openat2(data, "scratch", flags, Bits::empty(), ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS)?;
+        rustix::fs::fchown(&folder, Some(Uid::ROOT), Some(Gid::ROOT))?;
+        rustix::fs::fchmod(&folder, Bits::from_raw_mode(0o700))?;
+        Ok(folder)
+    };
+    let folder = folder().map_err(|error| error.to_string())?;
+    Scratch::open(folder).map_err(|error| chain(&error))
+}
+
+/// An error with its causes.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
 /// The folder as the new mount namespace has it: only what is opened there can be mounted elsewhere.

@@ -199,3 +199,46 @@ pub fn eventfd() -> Result<OwnedFd> {
     // SAFETY: the kernel has just made this descriptor for us.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
 }
+
+/// The number of a loop device that is free at this moment.
+pub fn loop_free_number(control: BorrowedFd<'_>) -> Result<u32> {
+    // SAFETY: LOOP_CTL_GET_FREE takes no argument.
+    let number = check(unsafe { libc::ioctl(control.as_raw_fd(), LOOP_CTL_GET_FREE) }.into())?;
+    Ok(number as u32)
+}
+
+/// Attaches a file to a loop device, which frees itself when its last user is gone. Past the page cache where the
+/// file's system can do so: the guest's file system has its own.
+pub fn loop_configure(device: BorrowedFd<'_>, file: BorrowedFd<'_>) -> Result<()> {
+    let mut config = LoopConfig { fd: file.as_raw_fd() as u32, block_size: 0, info: [0; 58], reserved: [0; 8] };
+    config.info[LOOP_INFO_FLAGS] = LO_FLAGS_AUTOCLEAR | LO_FLAGS_DIRECT_IO;
+    // SAFETY: the structure has the layout of the kernel's struct loop_config and lives until the call returns.
+    check(unsafe { libc::ioctl(device.as_raw_fd(), LOOP_CONFIGURE, &raw const config) }.into()).map(drop)
+}
+
+/// Lets an ext4 file system forget everything that is not on the disk, and fail whatever is asked of it from now on.
+pub fn ext4_shut_down(top: BorrowedFd<'_>) -> Result<()> {
+    let flags: u32 = EXT4_SHUTDOWN_NOLOGFLUSH;
+    // SAFETY: the pointer is to a live integer of the type that the request asks for.
+    check(unsafe { libc::ioctl(top.as_raw_fd(), EXT4_IOC_SHUTDOWN, &raw const flags) }.into()).map(drop)
+}
+
+// linux/loop.h
+const LOOP_CTL_GET_FREE: libc::Ioctl = 0x4c82;
+const LOOP_CONFIGURE: libc::Ioctl = 0x4c0a;
+const LO_FLAGS_AUTOCLEAR: u32 = 4;
+const LO_FLAGS_DIRECT_IO: u32 = 16;
+/// Where struct loop_info64 has its flags, counted in 32-bit words: behind five 64-bit and three 32-bit fields.
+const LOOP_INFO_FLAGS: usize = 13;
+// fs/ext4/ext4.h: _IOR('X', 125, __u32)
+const EXT4_IOC_SHUTDOWN: libc::Ioctl = 0x8004_587d;
+const EXT4_SHUTDOWN_NOLOGFLUSH: u32 = 2;
+
+/// struct loop_config of linux/loop.h; its struct loop_info64 as 58 words of 32 bits.
+#[repr(C, align(8))]
+struct LoopConfig {
+    fd: u32,
+    block_size: u32,
+    info: [u32; 58],
+    reserved: [u64; 8],
+}

@@ -58,7 +58,7 @@ async fn serve(settings: Settings, listener: TcpListener, launcher: OwnedFd, dat
     let address = listener.local_addr().map_err(Error::Listener)?;
     let endpoint = format!("http://{address}");
     let key = access_key::load_or_create(data_dir, &settings.region, endpoint.clone())?;
-    let (logs, log_thread) = log_writer::start(store.clone(), limits.clone()).map_err(Error::LogWriter)?;
+    let (logs, log_writer) = log_writer::start(store.clone(), limits.clone()).map_err(Error::LogWriter)?;
 
     let (worker_service, worker) = worker::Service::new(worker::Config {
         limits: limits.clone(),
@@ -98,7 +98,7 @@ async fn serve(settings: Settings, listener: TcpListener, launcher: OwnedFd, dat
         () = signals.next() => tracing::warn!("told twice to stop: not waiting for what is under way"),
     }
     drop(router);
-    log_writer::finish(log_thread);
+    log_writer.finish();
     Ok(())
 }
 

@@ -1,9 +1,11 @@
 //! Room for instances on this machine: a number of them, and memory promised to them. Only starts and ends come here.
 
 use crate::service::Shared;
-use model::Limits;
+use crate::versions::Versioned;
+use model::{Generation, Limits};
 use scheduler::eviction::{Candidate, Shortage, choose};
 use scheduler::pool::Refusal;
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::Notify;
@@ -94,9 +96,13 @@ impl Drop for Room {
     }
 }
 
-/// Stops the idlest instances; whether any stop that will give room is under way.
+/// Stops the idlest instances, as far as those that are stopping already will not do; whether room is on its way.
 fn evict(shared: &Arc<Shared>, shortage: Shortage) -> bool {
     let versions = shared.versions.load();
+    let left = still_short(shortage, &versions);
+    if left.memory_mb == 0 && left.instances == 0 {
+        return true;
+    }
     let mut candidates = Vec::new();
     for version in versions.values() {
         for (instance, idle_since_ms) in version.idle() {
@@ -104,9 +110,9 @@ fn evict(shared: &Arc<Shared>, shortage: Shortage) -> bool {
             candidates.push(Candidate { generation, instance, idle_since_ms, memory_mb });
         }
     }
-    let Some(eviction) = choose(&candidates, shortage) else {
-        // Somebody else's stops may still be under way.
-        return versions.values().any(|v| v.counts().stopping > 0);
+    let Some(eviction) = choose(&candidates, left) else {
+        // A replaced version gives its room back as soon as its last invocations end.
+        return versions.values().any(|v| v.is_winding_up());
     };
     for victim in eviction.victims {
         if let Some(version) = versions.get(&victim.generation) {
@@ -114,6 +120,17 @@ fn evict(shared: &Arc<Shared>, shortage: Shortage) -> bool {
         }
     }
     true
+}
+
+/// What is short even when all that is stopping has stopped.
+fn still_short(shortage: Shortage, versions: &HashMap<Generation, Arc<Versioned>>) -> Shortage {
+    let mut left = shortage;
+    for version in versions.values() {
+        let stopping = version.counts().stopping;
+        left.instances = left.instances.saturating_sub(stopping);
+        left.memory_mb = left.memory_mb.saturating_sub(stopping as u64 * u64::from(version.spec.memory_mb));
+    }
+    left
 }
 
 #[cfg(test)]

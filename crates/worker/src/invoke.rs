@@ -107,13 +107,19 @@ impl Run {
     /// Returns the slot, or ends the instance. A custom runtime's slot is free when it asks for more work.
     async fn give_back(&self, fit: bool, deadline: tokio::time::Instant) {
         if !fit {
-            return self.shared.launches.kill(self.on.id);
+            return self.discard();
         }
         if self.on.settles_later() && tokio::time::timeout_at(deadline, self.on.settle()).await.is_err() {
             self.on.life.advance(Move::TimedOut);
-            return self.shared.launches.kill(self.on.id);
+            return self.discard();
         }
         self.version.step(&self.shared, Event::Done { instance: self.pool_id });
+    }
+
+    /// Ends the instance; the pool learns at once that nothing more is to be sent there.
+    fn discard(&self) {
+        self.version.step(&self.shared, Event::Unfit { instance: self.pool_id });
+        self.shared.launches.kill(self.on.id);
     }
 }
 

@@ -127,6 +127,12 @@ impl Versioned {
         state.draining && state.pool.is_empty()
     }
 
+    /// Replaced, with instances that still run.
+    pub fn is_winding_up(&self) -> bool {
+        let state = self.lock();
+        state.draining && !state.pool.is_empty()
+    }
+
     /// Whether an invocation waits for an instance.
     pub fn somebody_waits(&self) -> bool {
         self.lock().pool.counts().waiting > 0

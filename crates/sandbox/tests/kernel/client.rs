@@ -101,7 +101,10 @@ impl Client {
             instance,
             program,
             package: Digest(digest),
-            environment: vec![("PATH".into(), "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin".into())],
+            environment: vec![
+                ("PATH".into(), "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin".into()),
+                ("LD_LIBRARY_PATH".into(), "/var/lang/lib".into()),
+            ],
             memory_mb: 128,
             cpu_millis: 1_000,
             tmp_mb: 16,

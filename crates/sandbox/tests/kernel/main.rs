@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod client;
+mod internet;
 mod scenarios;
 
 use client::Client;
@@ -79,6 +80,17 @@ fn run_in_process(name: &str) -> bool {
         }
         _ => Command::new(exe),
     };
+    let internet = name.ends_with("::network").then(internet::Internet::create);
+    match &internet {
+        None => {}
+        Some(Ok(internet)) => {
+            command.env("HOST_PORT", internet.host_port().to_string());
+        }
+        Some(Err(error)) => {
+            println!("skip {name}: no outside world: {error}");
+            return true;
+        }
+    }
     let started = std::time::Instant::now();
     let status = command.args(["--scenario", name]).arg(dir.path()).status().expect("run the scenario");
     let took_ms = started.elapsed().as_millis();

@@ -1,0 +1,249 @@
+//! The way from guests to the outside world: a pair of links per instance, address translation and name service for
+//! all, and a packet filter that keeps guests from everything that is near.
+//!
+//! Root only. The rules are one table of nftables, named after the launcher's key and loaded in one transaction.
+
+use crate::config::Config;
+use crate::links::{End, Links};
+use crate::staging::name_server;
+use std::fs;
+use std::io::{self, Write};
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::rc::Rc;
+
+/// Links on the host that a clean-up looks at, at most.
+const LINKS_MAX: usize = 100_000;
+/// Where `nft` is looked for besides `PATH`, which for services often lacks the folders of system programs.
+const SYSTEM_DIRS: [&str; 3] = ["/usr/sbin", "/sbin", "/usr/local/sbin"];
+/// The host's list of name servers, and the one that holds the true ones where the first names a local stub.
+const RESOLV_CONFS: [&str; 2] = ["/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"];
+
+/// Why guests have no network.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The program `nft` is not installed.
+    #[error("the program nft is not installed")]
+    NftMissing,
+    /// rtnetlink cannot be used.
+    #[error("open rtnetlink")]
+    Netlink(#[source] io::Error),
+    /// The kernel's forwarding switch cannot be set.
+    #[error("enable IPv4 forwarding")]
+    Forwarding(#[source] io::Error),
+    /// `nft` could not be run.
+    #[error("run nft")]
+    NftRun(#[source] io::Error),
+    /// `nft` refused the rules.
+    #[error("nft refuses the rules: {answer}")]
+    NftRefused {
+        /// Its first line.
+        answer: String,
+    },
+}
+
+/// Guests' network of one launcher.
+pub struct Network {
+    links: Links,
+    nft: PathBuf,
+    table: String,
+    prefix: String,
+    subnet_address: u32,
+    /// The server that answers guests' questions; `None` when the host has none that guests could ask.
+    pub resolver: Option<Ipv4Addr>,
+}
+
+impl Network {
+    /// Loads the rules and removes what an earlier run has left.
+    pub fn open(config: &Config, key: &str) -> Result<Network, Error> {
+        let nft = find_nft().ok_or(Error::NftMissing)?;
+        let links = Links::open().map_err(Error::Netlink)?;
+        let network = Network {
+            links,
+            nft,
+            table: format!("tidegate_{key}"),
+            prefix: link_prefix(key),
+            subnet_address: config.subnet.address.into(),
+            resolver: resolver(config),
+        };
+        network.remove_links();
+        fs::write("/proc/sys/net/ipv4/ip_forward", "1").map_err(Error::Forwarding)?;
+        network.run_nft(&network.rules(config))?;
+        Ok(network)
+    }
+
+    /// The whole table. Declaring it before it is deleted makes the deletion succeed also when it is not there.
+    fn rules(&self, config: &Config) -> String {
+        let Network { table, prefix, .. } = self;
+        let subnet = config.subnet;
+        let dns = name_server(config);
+        let translate = self.resolver.map_or(String::new(), |resolver| {
+            format!("iifname \"{prefix}*\" ip daddr {dns} meta l4proto {{ tcp, udp }} th dport 53 dnat ip to {resolver}")
+        });
+        format!(
+            "table inet {table} {{ }}
+             delete table inet {table}
+             table inet {table} {{
+               chain input {{
+                 type filter hook input priority -10; policy accept;
+                 iifname != \"{prefix}*\" accept
+                 ct status dnat ct original ip daddr {dns} meta l4proto {{ tcp, udp }} th dport 53 accept
+                 drop
+               }}
+               chain forward {{
+                 type filter hook forward priority -10; policy accept;
+                 iifname \"{prefix}*\" jump from_guest
+                 oifname \"{prefix}*\" ct state established,related accept
+                 oifname \"{prefix}*\" drop
+               }}
+               chain from_guest {{
+                 oifname \"{prefix}*\" drop
+                 meta nfproto ipv6 drop
+                 ip saddr != {subnet} drop
+                 ip daddr {{ 0.0.0.0/8, 127.0.0.0/8, 169.254.0.0/16, 224.0.0.0/4, 240.0.0.0/4 }} drop
+                 ip daddr {subnet} drop
+               }}
+               chain prerouting {{
+                 type nat hook prerouting priority dstnat; policy accept;
+                 {translate}
+               }}
+               chain postrouting {{
+                 type nat hook postrouting priority srcnat; policy accept;
+                 ip saddr {subnet} oifname != \"{prefix}*\" masquerade
+               }}
+             }}\n"
+        )
+    }
+
+    fn run_nft(&self, rules: &str) -> Result<(), Error> {
+        let mut command = Command::new(&self.nft);
+        command.args(["-f", "-"]).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut child = command.spawn().map_err(Error::NftRun)?;
+        if let Some(mut stdin) = child.stdin.take() {
+            stdin.write_all(rules.as_bytes()).map_err(Error::NftRun)?;
+        }
+        let output = child.wait_with_output().map_err(Error::NftRun)?;
+        if output.status.success() {
+            return Ok(());
+        }
+        let answer = String::from_utf8_lossy(&output.stderr).lines().next().unwrap_or_default().to_owned();
+        Err(Error::NftRefused { answer })
+    }
+
+    /// The guest's end of a slot's link, and the host's address there. A slot has four addresses of the subnet; the
+    /// first four of all are for the name server.
+    pub fn ends(&self, slot: u32) -> (End, Ipv4Addr) {
+        let first = self.subnet_address + 4 * (slot + 1);
+        (End { address: Ipv4Addr::from(first + 2), prefix_bits: 30 }, Ipv4Addr::from(first + 1))
+    }
+
+    /// Makes the host's end of a slot's link, and the guest's in the network namespace of process `pid`.
+    pub fn connect(self: &Rc<Self>, slot: u32, pid: u32) -> io::Result<Link> {
+        let link = Link { name: format!("{}{slot}", self.prefix), network: self.clone() };
+        let made = self.make(&link.name, slot, pid);
+        if made.is_err() {
+            link.remove();
+        }
+        made.map(|()| link)
+    }
+
+    fn make(&self, name: &str, slot: u32, pid: u32) -> io::Result<()> {
+        self.links.add_pair(name, pid)?;
+        let (_, host) = self.ends(slot);
+        // Absent when the kernel has no IPv6.
+        let _ = fs::write(format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6"), "1");
+        // What comes in must come from an address that is reached there.
+        fs::write(format!("/proc/sys/net/ipv4/conf/{name}/rp_filter"), "1")?;
+        self.links.add_address(name, End { address: host, prefix_bits: 30 })?;
+        self.links.up(name)
+    }
+
+    fn remove_links(&self) {
+        for entry in fs::read_dir("/sys/class/net").into_iter().flatten().flatten().take(LINKS_MAX) {
+            if let Some(name) = entry.file_name().to_str().filter(|name| name.starts_with(&self.prefix)) {
+                let _ = self.links.remove(name);
+            }
+        }
+    }
+
+    /// Takes the rules and every link away. Forwarding stays as it is: others may rely on it by now.
+    pub fn remove(&self) {
+        self.remove_links();
+        if let Err(error) = self.run_nft(&format!("delete table inet {}\n", self.table)) {
+            eprintln!("tidegate launcher: remove the packet filter: {error}");
+        }
+    }
+}
+
+/// The link of one instance.
+pub struct Link {
+    name: String,
+    network: Rc<Network>,
+}
+
+impl Link {
+    /// Removes it; the kernel has perhaps done so already, with the guest's namespace.
+    pub fn remove(&self) {
+        if let Err(error) = self.network.links.remove(&self.name) {
+            eprintln!("tidegate launcher: remove the link {}: {error}", self.name);
+        }
+    }
+}
+
+/// The host's ends of a launcher's links have names that begin so; a name has 15 characters at most.
+pub fn link_prefix(key: &str) -> String {
+    format!("tg{}-", &key[..4])
+}
+
+/// The program `nft`.
+pub fn find_nft() -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let dirs = std::env::split_paths(&path).chain(SYSTEM_DIRS.iter().map(PathBuf::from));
+    dirs.map(|dir| dir.join("nft")).find(|path| path.is_file())
+}
+
+/// The first IPv4 name server that can be reached from a guest: not one on the host's own loopback.
+pub fn resolver(config: &Config) -> Option<Ipv4Addr> {
+    let usable = |address: &IpAddr| match address {
+        IpAddr::V4(address) => (!address.is_loopback() && !address.is_unspecified()).then_some(*address),
+        IpAddr::V6(_) => None,
+    };
+    if let Some(configured) = &config.nameservers {
+        return configured.iter().find_map(usable);
+    }
+    RESOLV_CONFS.iter().find_map(|path| name_servers(Path::new(path)).iter().find_map(usable))
+}
+
+fn name_servers(path: &Path) -> Vec<IpAddr> {
+    parse_name_servers(&fs::read_to_string(path).unwrap_or_default())
+}
+
+/// The `nameserver` lines of a resolv.conf(5).
+fn parse_name_servers(text: &str) -> Vec<IpAddr> {
+    let values = text.lines().filter_map(|line| {
+        let mut words = line.split_whitespace();
+        (words.next() == Some("nameserver")).then(|| words.next()).flatten()
+    });
+    values.filter_map(|value| value.parse().ok()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn name_server_lines() {
+        let text = "# nameserver 1.1.1.1\nnameserver 127.0.0.53\n nameserver\t10.0.0.2 # x\nnameserver fe80::1%eth0\nnameserver\nsearch a\n";
+        assert_eq!(parse_name_servers(text), [IpAddr::from([127, 0, 0, 53]), IpAddr::from([10, 0, 0, 2])]);
+    }
+
+    #[test]
+    fn configured_name_servers_win() {
+        let mut config = Config::new(Path::new("/x"));
+        config.nameservers = Some(vec!["::1".parse().unwrap(), "127.0.0.1".parse().unwrap(), "9.9.9.9".parse().unwrap()]);
+        assert_eq!(resolver(&config), Some(Ipv4Addr::new(9, 9, 9, 9)));
+        config.nameservers = Some(vec![]);
+        assert_eq!(resolver(&config), None);
+    }
+}
