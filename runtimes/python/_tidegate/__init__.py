@@ -1,0 +1,1 @@
+"""Tidegate's shim for Python functions. Nothing here is an interface for user code."""

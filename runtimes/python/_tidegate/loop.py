@@ -1,0 +1,191 @@
+"""The life of a Python instance: Init loads the handler, then one invocation follows the other."""
+
+import os
+import sys
+
+from . import channel, console, context, imports, jsontext
+
+# Lambda's limit for an answer, 6 MiB and a little for its envelope.
+RESPONSE_BYTES_MAX = 6_291_556
+
+# In the header of a frame, which is short; the error object has the whole type.
+ERROR_TYPE_CHARS_MAX = 256
+
+
+class Fault(Exception):
+    """A failure that the runtime itself notices; `error_type` is one of Lambda's `Runtime.*` names."""
+
+    def __init__(self, error_type, message, stack_trace=()):
+        super().__init__(message)
+        self.error_type = error_type
+        self.stack_trace = list(stack_trace)
+
+
+def main(search_path):
+    """Runs the instance. Leaves by `os._exit`, or by the SystemExit or KeyboardInterrupt of user code.
+
+    `search_path` is `sys.path`, whose first entry is still the shim's own folder.
+    """
+    link = channel.Channel()
+    console.open_unbuffered()
+    imports.prefer_standard_library(search_path[1:])
+    search_path[:1] = _user_folders(os.environ["LAMBDA_TASK_ROOT"])
+    try:
+        _serve(link, _init(link))
+    except (OSError, channel.MalformedFrame) as error:
+        # Without the daemon nobody hears an answer; its log may still be read.
+        console.write_line("tidegate: the channel to the platform failed: %s" % error)
+    os._exit(1)
+
+
+def _user_folders(task_root):
+    """Where Lambda looks for modules first: the package, then what layers bring."""
+    versioned = "/opt/python/lib/python%d.%d/site-packages" % sys.version_info[:2]
+    return [task_root, versioned, "/opt/python"]
+
+
+def _init(link):
+    """Loads the handler and says READY, or reports why not and exits."""
+    try:
+        handler = load_handler(os.environ["_HANDLER"])
+    except (SystemExit, KeyboardInterrupt):
+        raise
+    except BaseException as error:
+        failure = _failure(error, "")
+        console.flush()
+        link.send(channel.INIT_ERROR, {"type": failure["errorType"][:ERROR_TYPE_CHARS_MAX]}, jsontext.encode(failure))
+        os._exit(1)
+    console.flush()
+    link.send(channel.READY, {}, b"")
+    return handler
+
+
+def load_handler(name):
+    """The callable that `name` ("folder/module.function" or "package.module.function") stands for."""
+    module_name, dot, function_name = name.rpartition(".")
+    if not dot:
+        raise Fault(
+            "Runtime.MalformedHandlerName",
+            "Bad handler '%s': not enough values to unpack (expected 2, got 1)" % name,
+        )
+    module = _import_module(module_name)
+    try:
+        return getattr(module, function_name)
+    except AttributeError:
+        message = "Handler '%s' missing on module '%s'" % (function_name, module_name)
+        raise Fault("Runtime.HandlerNotFound", message) from None
+
+
+def _import_module(module_name):
+    if module_name.split(".")[0] in sys.builtin_module_names:
+        message = "Cannot use built-in module %s as a handler module" % module_name
+        raise Fault("Runtime.BuiltInModuleConflict", message)
+    dotted_name = module_name.replace("/", ".")
+    try:
+        # Not importlib: it would have to be imported itself, and its frames would be in user's tracebacks.
+        __import__(dotted_name)
+        return sys.modules[dotted_name]
+    except ImportError as error:
+        message = "Unable to import module '%s': %s" % (module_name, error)
+        raise Fault("Runtime.ImportModuleError", message) from error
+    except SyntaxError as error:
+        place = '  File "%s" Line %s\n    %s' % (error.filename, error.lineno, error.text)
+        message = "Syntax error in module '%s': %s" % (module_name, error)
+        raise Fault("Runtime.UserCodeSyntaxError", message, [place]) from error
+
+
+def _serve(link, handler):
+    """Answers invocations until the daemon closes the channel."""
+    while True:
+        frame = link.receive()
+        if frame is None:
+            # At once: neither exit handlers nor forgotten threads of user code may delay the end.
+            console.flush()
+            os._exit(0)
+        kind, header, event = frame
+        if kind != channel.INVOKE:
+            raise channel.MalformedFrame("unexpected kind %d" % kind)
+        if not isinstance(header.get("id"), str) or not isinstance(header.get("deadline_ms"), int):
+            raise channel.MalformedFrame("INVOKE without id or deadline")
+        _invoke(link, handler, header, event)
+
+
+def _invoke(link, handler, header, event):
+    request_id = header["id"]
+    console.request_id = request_id
+    _set_trace_id(header.get("trace_id"))
+    try:
+        invocation = context.LambdaContext(
+            header,
+            _json_header(header.get("client_context"), "Client Context"),
+            _json_header(header.get("cognito"), "Cognito Identity"),
+        )
+        answer = _marshal(handler(_unmarshal(event), invocation))
+    except (SystemExit, KeyboardInterrupt):
+        # As on Lambda these end the process, and the platform reports Runtime.ExitError.
+        raise
+    except BaseException as error:
+        failure = _failure(error, request_id)
+        error_type, answer, kind = failure["errorType"], jsontext.encode(failure), channel.ERROR
+    else:
+        error_type, kind = None, channel.RESPONSE
+    if len(answer) > RESPONSE_BYTES_MAX:
+        error_type, answer, kind = *_too_large(), channel.ERROR
+    console.flush()
+    reply = {"id": request_id}
+    if kind == channel.ERROR:
+        reply["type"] = error_type[:ERROR_TYPE_CHARS_MAX]
+    link.send(kind, reply, answer)
+
+
+def _set_trace_id(trace_id):
+    if trace_id:
+        os.environ["_X_AMZN_TRACE_ID"] = trace_id
+    else:
+        os.environ.pop("_X_AMZN_TRACE_ID", None)
+
+
+def _json_header(text, name):
+    if text is None:
+        return None
+    try:
+        return jsontext.decode(text.encode("utf-8"))
+    except ValueError as error:
+        message = "Unable to parse %s JSON: %s" % (name, error)
+        raise Fault("Runtime.LambdaContextUnmarshalError", message) from error
+
+
+def _unmarshal(event):
+    try:
+        return jsontext.decode(event)
+    except (ValueError, RecursionError) as error:
+        raise Fault("Runtime.UnmarshalError", "Unable to unmarshal input: %s" % error) from error
+
+
+def _marshal(result):
+    # Like Lambda's own runtime, bytes are taken for an answer that is encoded already.
+    if isinstance(result, bytes):
+        return result
+    try:
+        return jsontext.encode(result)
+    except Exception as error:
+        raise Fault("Runtime.MarshalError", "Unable to marshal response: %s" % error) from error
+
+
+def _failure(error, request_id):
+    """Logs the failure as Lambda does and gives its error object."""
+    from . import faults
+
+    if isinstance(error, Fault):
+        failure = faults.error_object(str(error), error.error_type, error.stack_trace, request_id)
+    else:
+        failure = faults.of_exception(error, request_id)
+    faults.log(failure)
+    return failure
+
+
+def _too_large():
+    """Type and JSON of the error that replaces an answer over the limit, worded as on Lambda."""
+    error_type = "Function.ResponseSizeTooLarge"
+    message = "Response payload size exceeded maximum allowed payload size (%d bytes)." % RESPONSE_BYTES_MAX
+    return error_type, jsontext.encode({"errorType": error_type, "errorMessage": message})
