@@ -66,6 +66,9 @@ pub struct Answer {
     /// The error's type, `Runtime.ImportModuleError` for example; empty for answers.
     #[serde(default, rename = "type")]
     pub error_type: String,
+    /// The guest ends itself behind this frame and takes no further invocation.
+    #[serde(default)]
+    pub exiting: bool,
 }
 
 /// The fixed part of a frame, checked.

@@ -3,5 +3,7 @@
 #![forbid(unsafe_code)]
 
 pub mod channel;
+pub mod lambda;
 pub mod launcher;
 pub mod runtime_api;
+pub mod tidegate;

@@ -57,6 +57,10 @@ pub enum Answer {
     Success(Bytes),
     /// Anything else.
     Ended(Ending),
+    /// The guest's own error, behind which it ends itself.
+    Last(Ending),
+    /// The guest was gone before the invocation could reach it: another instance may run it.
+    NotTaken,
 }
 
 /// After the channel closed: how long the exit status may take to arrive.
@@ -108,14 +112,19 @@ async fn exchange(channel: &mut Channel, invocation: &Invocation, deadline_ms: u
         client_context: invocation.client_context.as_deref(),
         cognito: None,
     };
-    channel.send(&invoke, &invocation.payload).await?;
+    if channel.send(&invoke, &invocation.payload).await.is_err() {
+        return Ok(Answer::NotTaken);
+    }
     let frame = channel.receive().await?;
     if frame.answer.id != *invocation.id.0 {
         return Err(Broken::Garbage);
     }
     match frame.kind {
         Kind::Response => Ok(Answer::Success(frame.body)),
-        Kind::Error => Ok(Answer::Ended(Ending::Reported { error_type: frame.answer.error_type, payload: frame.body })),
+        Kind::Error => {
+            let ending = Ending::Reported { error_type: frame.answer.error_type, payload: frame.body };
+            Ok(if frame.answer.exiting { Answer::Last(ending) } else { Answer::Ended(ending) })
+        }
         Kind::Invoke | Kind::Ready | Kind::InitError => Err(Broken::Garbage),
     }
 }

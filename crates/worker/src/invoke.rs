@@ -18,6 +18,9 @@ use tokio::sync::oneshot;
 /// Beyond two Inits and the function's own timeout, a wait for a slot is hopeless.
 const WAIT_SLACK: Duration = Duration::from_secs(10);
 
+/// How many instances may turn out dead under one invocation before it is given up.
+const DEAD_INSTANCES_MAX: u32 = 3;
+
 impl Handle {
     /// Runs an invocation to its answer. A caller that goes away while waiting gives up its place; once the guest has
     /// the invocation it runs to its end, as on Lambda.
@@ -27,19 +30,34 @@ impl Handle {
         let version = shared.version(&invocation.spec);
         version.invoked_ms.store(now_ms(), Ordering::Relaxed);
         let wait_max = Duration::from_millis(shared.limits.init_ms + 2 * invocation.spec.timeout_ms) + WAIT_SLACK;
-        let grant = version.slot(shared, wait_max).await;
-        let queue_us = arrived.elapsed().as_micros() as u64;
-        match grant {
-            Grant::Refused(refusal) => Err(refusal),
-            Grant::Failed(failure) => not_started(shared, &invocation, &failure, queue_us),
-            Grant::Slot { instance, on, cold } => {
-                let run = Run { shared: shared.clone(), version, pool_id: instance, on, cold, invocation, queue_us };
-                let (sender, receiver) = oneshot::channel();
-                // A task of its own: the client may go away, the invocation goes on.
-                tokio::spawn(run.carry(sender));
-                receiver.await.map_err(|_| Refusal::Failed { cause: "the invocation's task ended".to_owned() })
+        let invocation = Arc::new(invocation);
+        for _ in 0..DEAD_INSTANCES_MAX {
+            let grant = version.slot(shared, wait_max).await;
+            let queue_us = arrived.elapsed().as_micros() as u64;
+            let run = match grant {
+                Grant::Refused(refusal) => return Err(refusal),
+                Grant::Failed(failure) => return not_started(shared, &invocation, &failure, queue_us),
+                Grant::Slot { instance, on, cold } => Run {
+                    shared: shared.clone(),
+                    version: version.clone(),
+                    pool_id: instance,
+                    on,
+                    cold,
+                    invocation: invocation.clone(),
+                    queue_us,
+                },
+            };
+            let (sender, receiver) = oneshot::channel();
+            // A task of its own: the client may go away, the invocation goes on.
+            tokio::spawn(run.carry(sender));
+            match receiver.await {
+                Ok(Some(completed)) => return Ok(completed),
+                // The instance had died unnoticed.
+                Ok(None) => {}
+                Err(_) => return Err(Refusal::Failed { cause: "the invocation's task ended".to_owned() }),
             }
         }
+        Err(Refusal::Failed { cause: "instance after instance was gone before it could be used".to_owned() })
     }
 }
 
@@ -50,12 +68,13 @@ struct Run {
     pool_id: InstanceId,
     on: Arc<Instance>,
     cold: Cold,
-    invocation: Invocation,
+    invocation: Arc<Invocation>,
     queue_us: u64,
 }
 
 impl Run {
-    async fn carry(self, answer_to: oneshot::Sender<Completed>) {
+    /// Answers `None` if the guest never had the invocation.
+    async fn carry(self, answer_to: oneshot::Sender<Option<Completed>>) {
         let timeout = Duration::from_millis(self.invocation.spec.timeout_ms);
         let deadline = tokio::time::Instant::now() + timeout;
         let deadline_ms = now_ms() + self.invocation.spec.timeout_ms;
@@ -67,8 +86,11 @@ impl Run {
         let answer = tokio::time::timeout_at(deadline, self.on.run(&self.invocation, deadline_ms)).await;
         let duration_us = begun.elapsed().as_micros() as u64;
 
-        let answer = self.bounded(answer.unwrap_or(Answer::Ended(Ending::TimedOut)));
-        let fit = self.judge(&answer);
+        let (result, fit) = self.judge(answer.unwrap_or(Answer::Ended(Ending::TimedOut)));
+        let Some(result) = result else {
+            let _ = answer_to.send(None);
+            return self.discard();
+        };
         let report = Report {
             duration_us,
             queue_us: self.queue_us,
@@ -76,32 +98,33 @@ impl Run {
             memory_used_mb: self.on.memory.peak_mb(),
         };
         // The receiver is gone if the client is.
-        let _ = answer_to.send(complete(&self.shared, &self.invocation, &self.on.log, answer, report));
+        let _ = answer_to.send(Some(complete(&self.shared, &self.invocation, &self.on.log, result, report)));
         self.give_back(fit, deadline).await;
     }
 
-    /// Every answer again against the limit: the guest is hostile.
-    fn bounded(&self, answer: Answer) -> Answer {
+    /// The result of an answer, if the guest had the invocation, and whether the instance may serve another one.
+    fn judge(&self, answer: Answer) -> (Option<Result<Bytes, Ending>>, bool) {
+        // Checked again here: the guest is hostile.
         let bytes_max = self.shared.limits.response_payload_bytes;
-        match answer {
-            Answer::Success(payload) if payload.len() as u64 > bytes_max => Answer::Ended(Ending::ResponseTooLarge),
-            Answer::Success(payload) => Answer::Success(payload),
-            Answer::Ended(ending) => Answer::Ended(ending),
-        }
-    }
-
-    /// Whether the instance may serve another invocation.
-    fn judge(&self, answer: &Answer) -> bool {
-        let (fit, event) = match answer {
-            Answer::Success(_) | Answer::Ended(Ending::Reported { .. } | Ending::ResponseTooLarge) => {
-                (true, Move::Responded)
+        let (result, fit, event) = match answer {
+            Answer::NotTaken => (None, false, Move::ProcessEnded),
+            Answer::Success(payload) if payload.len() as u64 > bytes_max => {
+                (Some(Err(Ending::ResponseTooLarge)), true, Move::Responded)
             }
-            Answer::Ended(Ending::TimedOut) => (false, Move::TimedOut),
-            Answer::Ended(Ending::ProtocolBroken | Ending::InvalidEntrypoint { .. }) => (false, Move::ProtocolBroken),
-            Answer::Ended(Ending::Exited { .. }) => (false, Move::ProcessEnded),
+            Answer::Success(payload) => (Some(Ok(payload)), true, Move::Responded),
+            Answer::Last(ending) => (Some(Err(ending)), false, Move::StopOrdered),
+            Answer::Ended(ending) => {
+                let (fit, event) = match &ending {
+                    Ending::Reported { .. } | Ending::ResponseTooLarge => (true, Move::Responded),
+                    Ending::TimedOut => (false, Move::TimedOut),
+                    Ending::ProtocolBroken | Ending::InvalidEntrypoint { .. } => (false, Move::ProtocolBroken),
+                    Ending::Exited { .. } => (false, Move::ProcessEnded),
+                };
+                (Some(Err(ending)), fit, event)
+            }
         };
         self.on.life.advance(event);
-        fit
+        (result, fit)
     }
 
     /// Returns the slot, or ends the instance. A custom runtime's slot is free when it asks for more work.
@@ -136,15 +159,21 @@ fn not_started(
     };
     log.start(start_line(invocation), true);
     let report = Report { duration_us: init_us, queue_us, init_us: None, memory_used_mb };
-    Ok(complete(shared, invocation, log, Answer::Ended(ending.clone()), report))
+    Ok(complete(shared, invocation, log, Err(ending.clone()), report))
 }
 
-fn complete(shared: &Shared, invocation: &Invocation, log: &InstanceLog, answer: Answer, report: Report) -> Completed {
+fn complete(
+    shared: &Shared,
+    invocation: &Invocation,
+    log: &InstanceLog,
+    result: Result<Bytes, Ending>,
+    report: Report,
+) -> Completed {
     let (id, spec) = (&invocation.id, &invocation.spec);
     let mut lines = Vec::with_capacity(3);
-    let (outcome, status) = match answer {
-        Answer::Success(payload) => (Outcome::Success { payload }, String::new()),
-        Answer::Ended(ending) => {
+    let (outcome, status) = match result {
+        Ok(payload) => (Outcome::Success { payload }, String::new()),
+        Err(ending) => {
             let payload = ending.payload(id, spec.timeout_ms, shared.limits.response_payload_bytes);
             lines.extend(ending_line(&ending, invocation));
             (Outcome::FunctionError { payload }, status_of(&ending))

@@ -114,7 +114,7 @@ class Instance {
     if (this.#handler === undefined) {
       this.#send(Kind.INIT_ERROR, {}, errorObject(error), () => process.exit(EXIT_BROKEN));
     } else if (invocation !== undefined) {
-      this.#send(Kind.ERROR, { id: invocation.id }, errorObject(error), () => process.exit(status));
+      this.#send(Kind.ERROR, { id: invocation.id, exiting: true }, errorObject(error), () => process.exit(status));
     } else {
       process.exit(status);
     }

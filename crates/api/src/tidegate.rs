@@ -1,0 +1,35 @@
+//! Tidegate's own part of the public API, under `/tidegate/v1/`. It speaks snake_case, to be told apart from Lambda's.
+
+use model::function::Network;
+use serde::{Deserialize, Serialize};
+
+/// `GET|PUT /tidegate/v1/functions/{name}/settings`; a PUT leaves absent fields as they are.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// What of the network an instance sees.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<Network>,
+}
+
+/// `GET /tidegate/v1/functions/{name}/logs?limit=&after=&wait_ms=`
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Logs {
+    /// Oldest first.
+    pub lines: Vec<LogLine>,
+    /// What to send as `after` to go on from here.
+    pub cursor: String,
+}
+
+/// One line of a function's log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogLine {
+    /// Milliseconds since the Unix epoch.
+    pub time_ms: u64,
+    /// The version that ran.
+    pub version: String,
+    /// The log stream, one per instance.
+    pub stream: String,
+    /// The text without its line end.
+    pub text: String,
+}
