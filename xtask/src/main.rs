@@ -1,3 +1,58 @@
-//! Developer tasks.
+//! Tasks for developers: `cargo xtask demo | test | ci | arrows | tidy | bench`.
+//!
+//! Each task is one module; `steps` starts other programs and `needs` installs what they need.
 #![forbid(unsafe_code)]
-fn main() {}
+
+mod arrows;
+mod bench;
+mod checks;
+mod demo;
+mod needs;
+mod serving;
+mod steps;
+mod suites;
+mod tally;
+mod tidy;
+mod workspace;
+
+use std::process::ExitCode;
+use steps::Failure;
+
+const USAGE: &str = "\
+usage: cargo xtask TASK
+
+  demo                          build, serve, deploy a function, invoke it, show its log, stop
+  test [--unit] [--e2e] [-- ..] unit tests, then the suites by real clients; what follows -- goes to pytest
+  ci                            format, lints, arrows, tidy, then test
+  arrows                        compare the crates' dependencies with the table in ARCHITECTURE.md
+  tidy                          check the rules of the house
+  bench [-- ..]                 measure beside comparators; what follows -- goes to the bench program
+";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let Some((task, rest)) = arguments.split_first() else {
+        eprint!("{USAGE}");
+        return ExitCode::from(2);
+    };
+    match dispatch(task, rest) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure(text)) => {
+            eprintln!("xtask {task}: {text}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch(task: &str, rest: &[String]) -> Result<(), Failure> {
+    match (task, rest) {
+        ("demo", []) => demo::demo(),
+        ("test", _) => suites::test(&suites::Selection::parse(rest)?),
+        ("ci", []) => checks::ci(),
+        ("arrows", []) => arrows::arrows(),
+        ("tidy", []) => tidy::tidy(),
+        ("bench", _) => bench::bench(rest),
+        ("demo" | "ci" | "arrows" | "tidy", _) => Err(Failure(format!("takes no arguments\n{USAGE}"))),
+        _ => Err(Failure(format!("unknown task\n{USAGE}"))),
+    }
+}

@@ -1,4 +1,48 @@
-//! Placeholder while the crate is being written.
+//! The front door: HTTP, authentication, the shapes and words of the Lambda API.
+//!
+//! The wall: the only crate that knows public HTTP; status codes appear nowhere else. Modules stand in the order in
+//! which a request meets them.
 #![forbid(unsafe_code)]
 
+mod service;
+
+mod request;
+
+mod routes;
+
 pub mod auth;
+
+mod body;
+
+mod query;
+
+mod invoke;
+
+mod payload;
+
+mod functions;
+
+mod view;
+
+mod tags;
+
+mod account;
+
+mod own_api;
+
+mod validation;
+
+mod errors;
+
+pub mod metrics;
+
+pub use service::{Config, Handle, Service};
+
+/// Whether requests must be signed.
+#[derive(Debug, Clone)]
+pub enum Auth {
+    /// With one of these keys.
+    Required(auth::Keys),
+    /// Any or no credentials will do.
+    Open,
+}

@@ -56,12 +56,7 @@ struct Route {
     operation: Option<Operation>,
 }
 
-const fn offered(
-    method: &'static str,
-    pattern: &'static str,
-    name: &'static str,
-    operation: Operation,
-) -> Route {
+const fn offered(method: &'static str, pattern: &'static str, name: &'static str, operation: Operation) -> Route {
     Route { method, pattern, query: "", name, operation: Some(operation) }
 }
 

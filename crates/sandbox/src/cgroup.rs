@@ -83,12 +83,9 @@ impl Cgroups {
                 continue;
             }
             let has = |controller| options.split(',').any(|o| o == controller);
-            for (name, place) in [
-                ("memory", &mut v1.memory),
-                ("cpu", &mut v1.cpu),
-                ("pids", &mut v1.pids),
-                ("freezer", &mut v1.freezer),
-            ] {
+            for (name, place) in
+                [("memory", &mut v1.memory), ("cpu", &mut v1.cpu), ("pids", &mut v1.pids), ("freezer", &mut v1.freezer)]
+            {
                 if has(name) && place.is_none() {
                     *place = own_dir_v1(Path::new(point), key);
                 }
@@ -290,14 +287,15 @@ impl Group {
         }
     }
 
-    /// On version 1, moves a process in.
-    pub fn add(&self, pid: rustix::process::Pid) -> io::Result<()> {
+    /// On version 1, the files through which a process puts itself in: it writes "0". A thread that moves itself spares
+    /// the kernel a lock for which the launcher would wait for many milliseconds (`cgroup_procs_write_start` in
+    /// kernel/cgroup/cgroup.c); what it may do is judged by who opened the file.
+    pub fn doors(&self) -> io::Result<Vec<OwnedFd>> {
         if self.version != 1 {
-            return Ok(());
+            return Ok(Vec::new());
         }
-        self.dirs.iter().try_for_each(|dir| {
-            fs::write(dir.join("cgroup.procs"), pid.as_raw_nonzero().to_string())
-        })
+        let open = |dir: &PathBuf| fs::OpenOptions::new().write(true).open(dir.join("tasks")).map(OwnedFd::from);
+        self.dirs.iter().map(open).collect()
     }
 
     /// A file that holds the peak of memory in bytes, if there is one.

@@ -67,9 +67,7 @@ fn prefer_for_oom() -> std::io::Result<()> {
 }
 
 fn set_limits(plan: &Plan<'_>) -> Result<(), Errno> {
-    let set = |resource, value: u64| {
-        setrlimit(resource, Rlimit { current: Some(value), maximum: Some(value) })
-    };
+    let set = |resource, value: u64| setrlimit(resource, Rlimit { current: Some(value), maximum: Some(value) });
     set(Resource::Core, 0)?;
     set(Resource::Nofile, plan.start.open_files.into())?;
     // Counted per user namespace, thus per instance, with the first process.

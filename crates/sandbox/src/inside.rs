@@ -1,10 +1,10 @@
 //! The first process of a sandbox, from its birth until the guest runs: it puts the sandbox together around itself.
 //!
-//! It is cloned into new namespaces by the launcher, waits for the word that its user id and its limits are set, and
+//! It is cloned into new namespaces by the launcher, enters its limits, waits for the word that its user id is set, and
 //! then has full capabilities inside its own user namespace and none outside.
 
 use crate::init;
-use crate::links::{End, GUEST_LINK, Links};
+use crate::netpool;
 use crate::staging::{GUEST_ID, Staging, open_package};
 use crate::sys;
 use crate::wire::{self, Wait};
@@ -24,9 +24,8 @@ pub const RUNTIME_API: (&str, u16) = ("127.0.0.1", 9001);
 /// Size of `/dev/shm`.
 const SHM_OPTIONS: &std::ffi::CStr = c"mode=1777,size=64m";
 /// Files of `/proc` that no guest needs; shown empty.
-const PROC_HIDDEN: [&str; 9] = [
-    "kcore", "keys", "key-users", "kallsyms", "kmsg", "timer_list", "sysrq-trigger", "sched_debug", "latency_stats",
-];
+const PROC_HIDDEN: [&str; 9] =
+    ["kcore", "keys", "key-users", "kallsyms", "kmsg", "timer_list", "sysrq-trigger", "sched_debug", "latency_stats"];
 /// Folders of `/proc` that no guest writes.
 const PROC_READ_ONLY: [&str; 4] = ["sys", "irq", "bus", "fs"];
 
@@ -42,8 +41,8 @@ pub struct Plan<'a> {
     pub lang: Option<&'a str>,
     /// For a managed runtime: the interpreter's path inside the sandbox, and its arguments.
     pub interpreter: Option<(PathBuf, Vec<String>)>,
-    /// The guest's end of the link to the host, and the host's address.
-    pub link: Option<(End, std::net::Ipv4Addr)>,
+    /// Whether the sandbox is born in a network namespace that is complete.
+    pub connected: bool,
     /// The filter for the guest.
     pub filter: &'a BpfProgram,
     /// A limit for private memory where no control group limits it, bytes.
@@ -99,8 +98,9 @@ pub struct Kept {
 }
 
 /// The life of the child: makes the sandbox, starts the guest, and stays as its first process.
-pub fn run(plan: &Plan<'_>, kept: &Kept) -> ! {
-    let failure = match build(plan, kept) {
+/// `doors`: where it enters its control groups before it does anything else.
+pub fn run(plan: &Plan<'_>, doors: &[OwnedFd], kept: &Kept) -> ! {
+    let failure = match build(plan, doors, kept) {
         Ok(()) => init::run(plan, kept),
         Err(failure) => failure,
     };
@@ -114,7 +114,10 @@ pub fn report(setup: BorrowedFd<'_>, failure: &Failure) {
     let _ = wire::send(setup, &note, &[], Wait::Block);
 }
 
-fn build(plan: &Plan<'_>, kept: &Kept) -> Result<(), Failure> {
+fn build(plan: &Plan<'_>, doors: &[OwnedFd], kept: &Kept) -> Result<(), Failure> {
+    for door in doors {
+        rustix::io::write(door, b"0").map_err(at("cgroup", "enter a control group"))?;
+    }
     keep_only(kept).map_err(at("descriptors", "close the launcher's descriptors"))?;
     let tmp = wait_for_go(kept.setup.as_fd())?;
     become_guest_id()?;
@@ -168,16 +171,8 @@ fn name_namespaces() -> Result<(), Failure> {
 
 fn make_network(plan: &Plan<'_>, setup: BorrowedFd<'_>) -> Result<(), Failure> {
     let stage = "network";
-    // No IPv6 for guests, their own loopback included; absent when the kernel has none.
-    for scope in ["all", "default"] {
-        let _ = std::fs::write(format!("/proc/sys/net/ipv6/conf/{scope}/disable_ipv6"), "1");
-    }
-    let links = Links::open().map_err(at(stage, "open rtnetlink"))?;
-    links.up("lo").map_err(at(stage, "bring the loopback up"))?;
-    if let Some((end, gateway)) = plan.link {
-        links.add_address(GUEST_LINK, end).map_err(at(stage, "set the address"))?;
-        links.up(GUEST_LINK).map_err(at(stage, "bring the link up"))?;
-        links.add_default_route(gateway).map_err(at(stage, "set the route"))?;
+    if !plan.connected {
+        netpool::prepare_own().map_err(at(stage, "bring the loopback up"))?;
     }
     if plan.start.runtime_api {
         let listener = TcpListener::bind(RUNTIME_API).map_err(at(stage, "listen for the Runtime API"))?;
@@ -211,8 +206,7 @@ fn make_root(plan: &Plan<'_>, tmp: Option<OwnedFd>) -> Result<(), Failure> {
 
 /// Clones what is mounted at a path and shows it at another.
 fn attach(from: BorrowedFd<'_>, path: &Path, target: &Path, recursive: bool) -> rustix::io::Result<()> {
-    let mut flags =
-        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
+    let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
     flags.set(OpenTreeFlags::AT_RECURSIVE, recursive);
     let tree = mount::open_tree(from, path, flags)?;
     mount::move_mount(tree.as_fd(), "", CWD, target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)

@@ -4,17 +4,16 @@ use crate::cgroup::{Cgroups, Group};
 use crate::config::Config;
 use crate::inside::{self, Failure, Go, Kept, Note, Plan, at};
 use crate::interpreters::{self, HOST_ROOT, Interpreters};
-use crate::network::{self, Link};
+use crate::netpool::Namespace;
 use crate::scratch::{Image, Scratch};
 use crate::staging::{GUEST_ID, Staging};
 use crate::sys::{self, Fork, Process};
 use crate::wire::{self, Wait};
-use api::launcher::{ExitStatus, MemorySource, Mode, Network, Program, Start};
+use api::launcher::{ExitStatus, MemorySource, Mode, Program, Start};
 use rustix::process::Signal;
 use seccompiler::BpfProgram;
 use std::fs;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 /// How long a sandbox may take to be made.
@@ -30,12 +29,8 @@ const REMOVE_ATTEMPTS: u32 = 500;
 /// The mark of a memory allowance without a control group: what the interpreter itself maps privately.
 const PRIVATE_SLACK_BYTES: u64 = 64 << 20;
 
-const NAMESPACES: libc::c_int = libc::CLONE_NEWUSER
-    | libc::CLONE_NEWNS
-    | libc::CLONE_NEWPID
-    | libc::CLONE_NEWIPC
-    | libc::CLONE_NEWUTS
-    | libc::CLONE_NEWNET;
+const NAMESPACES: libc::c_int =
+    libc::CLONE_NEWUSER | libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
 
 /// What all sandboxes of a launcher are made from.
 pub struct Machine {
@@ -53,8 +48,8 @@ pub struct Machine {
     pub filter: BpfProgram,
     /// Where their `/tmp` comes from, if not from memory.
     pub scratch: Option<Scratch>,
-    /// Their way out, if there is one.
-    pub network: Option<Rc<network::Network>>,
+    /// The launcher's own network namespace, to which it returns.
+    pub home_network: OwnedFd,
 }
 
 /// What a start brought: the log's write end, and the channel's guest end for a managed runtime.
@@ -82,7 +77,7 @@ pub struct Instance {
     /// Why it could not be made.
     pub failure: Option<(String, String)>,
     group: Group,
-    link: Option<Link>,
+    namespace: Option<Namespace>,
     tmp: Option<Image>,
     listener: Option<OwnedFd>,
     guest_pid: Option<i32>,
@@ -105,14 +100,21 @@ pub enum Step {
 
 impl Machine {
     /// Makes a sandbox; it answers later through its setup socket. Nothing is left behind on failure.
-    pub fn spawn(&mut self, slot: u32, start: &Start, files: Files) -> Result<Instance, Failure> {
+    /// With a namespace the guest has a network, otherwise its own loopback.
+    pub fn spawn(
+        &mut self,
+        slot: u32,
+        start: &Start,
+        files: Files,
+        namespace: Option<Namespace>,
+    ) -> Result<Instance, Failure> {
         let tmp = match &mut self.scratch {
             Some(scratch) => Some(scratch.create(start.tmp_mb).map_err(at_chain("tmp"))?),
             None => None,
         };
-        let plan = self.plan(slot, start)?;
+        let plan = self.plan(start, namespace.is_some())?;
         let mut group = self.cgroups.create(start).map_err(at("cgroup", "make the control groups"))?;
-        let made = self.clone_child(slot, &plan, &group, files);
+        let made = self.clone_child(slot, &plan, &group, files, namespace.as_ref());
         let (process, setup) = match made {
             Ok(made) => made,
             Err(failure) => {
@@ -129,7 +131,7 @@ impl Machine {
             status: None,
             failure: None,
             group,
-            link: None,
+            namespace,
             tmp,
             listener: None,
             guest_pid: None,
@@ -138,22 +140,21 @@ impl Machine {
             oom_look: None,
             remove_again: None,
         };
-        let needs_link = plan.link.is_some();
-        if let Err(failure) = self.release(slot, &mut instance, needs_link) {
+        if let Err(failure) = self.release(slot, &instance) {
             instance.destroy();
             return Err(failure);
         }
         Ok(instance)
     }
 
-    fn plan<'a>(&'a self, slot: u32, start: &'a Start) -> Result<Plan<'a>, Failure> {
+    fn plan<'a>(&'a self, start: &'a Start, connected: bool) -> Result<Plan<'a>, Failure> {
         let mut plan = Plan {
             start,
             staging: &self.staging,
             root: HOST_ROOT,
             lang: None,
             interpreter: None,
-            link: None,
+            connected,
             filter: &self.filter,
             private_bytes_max: None,
         };
@@ -169,9 +170,6 @@ impl Machine {
         if !self.cgroups.controllers().memory {
             plan.private_bytes_max = Some((u64::from(start.memory_mb) << 20) + PRIVATE_SLACK_BYTES);
         }
-        if start.network == Network::Nat {
-            plan.link = self.network.as_ref().map(|network| network.ends(slot));
-        }
         Ok(plan)
     }
 
@@ -181,6 +179,7 @@ impl Machine {
         plan: &Plan<'_>,
         group: &Group,
         files: Files,
+        namespace: Option<&Namespace>,
     ) -> Result<(Process, OwnedFd), Failure> {
         // A guest that opens /dev/stdout again is checked against the pipe's owner.
         let owner = self.guest_uid(slot);
@@ -188,12 +187,30 @@ impl Machine {
         rustix::fs::fchown(&files.log, Some(uid), Some(gid)).map_err(at("log", "give the log to the guest"))?;
         let (ours, theirs) = wire::pair().map_err(at("clone", "make a socket pair"))?;
         rustix::net::sockopt::set_socket_passcred(&ours, true).map_err(at("clone", "ask for credentials"))?;
+        let doors = group.doors().map_err(at("cgroup", "open the control groups"))?;
         let into = group.clone_into().map_err(at("cgroup", "open the control group"))?;
-        match sys::fork(NAMESPACES, into.as_ref().map(AsFd::as_fd)).map_err(at("clone", "make namespaces"))? {
-            Fork::Parent(process) => Ok((process, ours)),
-            Fork::Child => {
-                inside::run(plan, &Kept { setup: theirs, log: files.log, channel: files.channel })
+        let forked = match namespace {
+            None => sys::fork(NAMESPACES | libc::CLONE_NEWNET, into.as_ref().map(AsFd::as_fd)),
+            Some(namespace) => {
+                sys::enter_network(namespace.file.as_fd()).map_err(at("network", "enter the namespace"))?;
+                let forked = sys::fork(NAMESPACES, into.as_ref().map(AsFd::as_fd));
+                if matches!(forked, Ok(Fork::Parent(_)) | Err(_)) {
+                    self.come_home();
+                }
+                forked
             }
+        };
+        match forked.map_err(at("clone", "make namespaces"))? {
+            Fork::Parent(process) => Ok((process, ours)),
+            Fork::Child => inside::run(plan, &doors, &Kept { setup: theirs, log: files.log, channel: files.channel }),
+        }
+    }
+
+    /// A launcher that stayed in a guest's network could do nothing right.
+    fn come_home(&self) {
+        if let Err(errno) = sys::enter_network(self.home_network.as_fd()) {
+            eprintln!("tidegate launcher: leave a guest's network: {errno}");
+            sys::exit_now(1)
         }
     }
 
@@ -206,18 +223,13 @@ impl Machine {
     }
 
     /// Sets what can only be set from outside, then lets the child begin.
-    fn release(&self, slot: u32, instance: &mut Instance, needs_link: bool) -> Result<(), Failure> {
+    fn release(&self, slot: u32, instance: &Instance) -> Result<(), Failure> {
         let pid = instance.process.pid;
-        instance.group.add(pid).map_err(at("cgroup", "enter the control groups"))?;
         let proc = format!("/proc/{}", pid.as_raw_nonzero());
         let map = format!("{GUEST_ID} {} 1", self.guest_uid(slot));
         fs::write(format!("{proc}/setgroups"), "deny").map_err(at("identity", "refuse setgroups"))?;
         fs::write(format!("{proc}/gid_map"), &map).map_err(at("identity", "map the group id"))?;
         fs::write(format!("{proc}/uid_map"), &map).map_err(at("identity", "map the user id"))?;
-        if let Some(network) = self.network.as_ref().filter(|_| needs_link) {
-            let pid = pid.as_raw_nonzero().get().unsigned_abs();
-            instance.link = Some(network.connect(slot, pid).map_err(at("network", "connect the guest"))?);
-        }
         let tmp: Vec<BorrowedFd<'_>> = instance.tmp.iter().map(|image| image.mount.as_fd()).collect();
         wire::send(instance.setup.as_fd(), &Go, &tmp, Wait::Poll).map_err(at("go", "let the sandbox begin"))
     }
@@ -360,11 +372,13 @@ impl Instance {
         self.remove(REMOVE_ATTEMPTS)
     }
 
+    /// The network namespace, whose last process has ended; the kernel takes it and its link away when it is dropped.
+    pub fn take_namespace(&mut self) -> Option<Namespace> {
+        self.namespace.take()
+    }
+
     /// Takes away what outlives the processes.
     fn remove_parts(&mut self) {
-        if let Some(link) = self.link.take() {
-            link.remove();
-        }
         if let Some(image) = self.tmp.take() {
             image.discard();
         }

@@ -1,7 +1,7 @@
 //! The interpreters of managed runtimes: those of the configuration and those that the host has.
 
-use crate::staging::Staging;
 use crate::config::{Config, RuntimeSource};
+use crate::staging::Staging;
 use crate::wire::{self, Wait};
 use api::launcher::Interpreter;
 use model::{Runtime, RuntimeFamily};
@@ -190,8 +190,7 @@ fn is_elf(path: &Path) -> bool {
     read.is_ok() && magic == *b"\x7fELF"
 }
 
-const PYTHON_QUESTION: &str =
-    "import sys; print('%d.%d.%d' % sys.version_info[:3]); print(sys.base_prefix)";
+const PYTHON_QUESTION: &str = "import sys; print('%d.%d.%d' % sys.version_info[:3]); print(sys.base_prefix)";
 
 fn ask(path: &Path) -> Option<Found> {
     let name = path.file_name()?.to_str()?;

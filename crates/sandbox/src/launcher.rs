@@ -1,16 +1,22 @@
 //! The launcher's loop: one thread, one closed set of events, every wait bounded by the next thing that is due.
 
+use crate::abilities::{self, Facts};
+use crate::config::Config;
 use crate::inside::Failure;
 use crate::instance::{Files, Instance, Machine, Step};
 use crate::interpreters::{self, Found};
-use crate::prepare::Prepared;
+use crate::netpool::{Namespace, Pool, ReadError};
+use crate::network::Network;
+use crate::prepare::{Prepared, chain};
+use crate::scratch::Scratch;
 use crate::seccomp;
 use crate::sys::{self, Fork, Process, Signals};
 use crate::wire::{self, Buffer, Wait};
-use api::launcher::{Event, ExitStatus, GRACE_MS_MAX, Hello, Program, Request, Start};
+use api::launcher::{Ability, Event, ExitStatus, GRACE_MS_MAX, Hello, Mode, Program, Request, Start};
 use rustix::event::{Timespec, epoll};
 use rustix::process::Signal;
 use std::collections::{HashMap, VecDeque};
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::process::ExitCode;
@@ -24,6 +30,9 @@ const REQUESTS_PER_TURN: usize = 32;
 const WAITING_PER_INSTANCE: usize = 4;
 /// How long the daemon may live on after it has closed its end of the socket.
 const DAEMON_LINGER_MS: u64 = 10_000;
+
+/// The size of `/tmp` that most functions have: the least that the Lambda API allows.
+const SCRATCH_LIKELY_MB: u32 = 512;
 
 /// A launcher whose daemon runs.
 pub struct Launcher {
@@ -42,6 +51,7 @@ enum Source {
     Setup(u32),
     End(u32),
     Memory(u32),
+    Network,
 }
 
 impl Source {
@@ -54,6 +64,7 @@ impl Source {
             Source::Setup(slot) => (4, slot),
             Source::End(slot) => (5, slot),
             Source::Memory(slot) => (6, slot),
+            Source::Network => (7, 0),
         };
         epoll::EventData::new_u64(kind << 32 | u64::from(slot))
     }
@@ -68,6 +79,7 @@ impl Source {
             4 => Source::Setup(slot),
             5 => Source::End(slot),
             6 => Source::Memory(slot),
+            7 => Source::Network,
             _ => return None,
         })
     }
@@ -79,8 +91,17 @@ struct Probe {
     socket: OwnedFd,
 }
 
+/// Guests' way out, and the starts that wait for a namespace of it.
+struct Outside {
+    network: Network,
+    /// `None` once its maker has ended.
+    pool: Option<Pool>,
+    waiting: VecDeque<(Start, Files)>,
+}
+
 struct Loop {
     machine: Machine,
+    outside: Option<Outside>,
     epoll: OwnedFd,
     signals: OwnedFd,
     daemon: Process,
@@ -131,19 +152,46 @@ impl Launcher {
     }
 }
 
+/// What takes longer than the daemon should wait for: while this runs, the daemon starts.
+fn machine(prepared: Prepared) -> io::Result<(Machine, Option<Outside>, Vec<Ability>)> {
+    let Prepared { config, mode, key, staging, cgroups, interpreters, scratch_folder, .. } = prepared;
+    let home_network = File::open("/proc/self/ns/net")?.into();
+    let outside = match mode {
+        Mode::UserNamespace => Err("only root can connect network namespaces".to_owned()),
+        Mode::Root => open_outside(&config, &key),
+    };
+    let scratch =
+        scratch_folder.and_then(|folder| Scratch::open(folder, SCRATCH_LIKELY_MB).map_err(|error| chain(&error)));
+    let facts = Facts {
+        mode,
+        controllers: cgroups.controllers(),
+        network: outside.as_ref().map(|outside| outside.network.resolver).map_err(String::as_str),
+        scratch: scratch.as_ref().map(drop).map_err(String::as_str),
+    };
+    let abilities = abilities::of_machine(&facts);
+    let (filter, scratch) = (seccomp::program(), scratch.ok());
+    let machine = Machine { config, mode, staging, cgroups, interpreters, filter, scratch, home_network };
+    Ok((machine, outside.ok(), abilities))
+}
+
+fn open_outside(config: &Config, key: &str) -> Result<Outside, String> {
+    let network = Network::open(config, key).map_err(|error| chain(&error))?;
+    // The first four addresses of the subnet are for the name server.
+    let indices = config.subnet.addresses() / 4 - 1;
+    let pool = Pool::start(&network, indices).map_err(|error| error.to_string())?;
+    Ok(Outside { network, pool: Some(pool), waiting: VecDeque::new() })
+}
+
 impl Loop {
     fn new(launcher: Launcher) -> io::Result<Loop> {
         let Launcher { prepared, daemon, socket } = launcher;
-        let Prepared { config, mode, staging, cgroups, interpreters, network, scratch, .. } = prepared;
         let signals = Signals::of(&[libc::SIGTERM, libc::SIGINT, libc::SIGHUP]);
         signals.block_only()?;
-        let instances_max = config.instances_max;
-        let filter = seccomp::program();
-        eprintln!("DEBUG {:?} {:?}", network.as_ref().err(), scratch.as_ref().err());
-        let (network, scratch) = (network.ok(), scratch.ok());
-        let machine = Machine { config, mode, staging, cgroups, interpreters, filter, scratch, network };
+        let instances_max = prepared.config.instances_max;
+        let (machine, outside, abilities) = machine(prepared)?;
         let mut new = Loop {
             machine,
+            outside,
             epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
             signals: signals.descriptor()?,
             daemon,
@@ -158,7 +206,7 @@ impl Loop {
             free: (0..instances_max).rev().collect(),
         };
         new.watch_own()?;
-        new.greet();
+        new.greet(abilities);
         new.start_probe();
         Ok(new)
     }
@@ -166,6 +214,9 @@ impl Loop {
     fn watch_own(&self) -> io::Result<()> {
         if let Some(socket) = &self.socket {
             self.watch(socket.as_fd(), Source::Daemon, epoll::EventFlags::IN)?;
+        }
+        if let Some(pool) = self.outside.as_ref().and_then(|outside| outside.pool.as_ref()) {
+            self.watch(pool.socket.as_fd(), Source::Network, epoll::EventFlags::IN)?;
         }
         self.watch(self.signals.as_fd(), Source::Signals, epoll::EventFlags::IN)?;
         self.watch(self.daemon.pidfd.as_fd(), Source::DaemonEnd, epoll::EventFlags::IN)
@@ -175,27 +226,25 @@ impl Loop {
         Ok(epoll::add(&self.epoll, file, source.to_data(), flags)?)
     }
 
-    fn greet(&mut self) {
+    fn greet(&mut self, abilities: Vec<Ability>) {
         let hello = Hello {
             mode: self.machine.mode,
-            abilities: Vec::new(),
+            abilities,
             interpreters: self.machine.interpreters.list(),
-            network: self.machine.network.is_some(),
+            network: self.outside.is_some(),
         };
         self.tell(Event::Hello(hello), Vec::new());
     }
 
     fn start_probe(&mut self) {
-        let started = wire::pair().map_err(io::Error::other).and_then(|(ours, theirs)| {
-            match sys::fork(0, None)? {
-                Fork::Parent(process) => Ok(Probe { process, socket: ours }),
-                Fork::Child => {
-                    drop(ours);
-                    let _ = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
-                    let _ = Signals::of(&[]).block_only();
-                    interpreters::probe_for(&self.machine.config, theirs.as_fd());
-                    sys::exit_now(0)
-                }
+        let started = wire::pair().map_err(io::Error::other).and_then(|(ours, theirs)| match sys::fork(0, None)? {
+            Fork::Parent(process) => Ok(Probe { process, socket: ours }),
+            Fork::Child => {
+                drop(ours);
+                let _ = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
+                let _ = Signals::of(&[]).block_only();
+                interpreters::probe_for(&self.machine.config, theirs.as_fd());
+                sys::exit_now(0)
             }
         });
         match started {
@@ -248,6 +297,7 @@ impl Loop {
             }
             Source::Signals => self.forward_signals(),
             Source::Probe => self.read_probe(),
+            Source::Network => self.read_pool(),
             Source::Setup(slot) => self.with_instance(slot, |instance, buffer| instance.read_notes(buffer)),
             Source::End(slot) => self.with_instance(slot, |instance, buffer| instance.ended(buffer)),
             Source::Memory(slot) => self.with_instance(slot, |instance, _| {
@@ -265,7 +315,8 @@ impl Loop {
             self.daemon_kill_at = None;
             self.daemon.signal(Signal::KILL);
         }
-        let due = |slot: &u32| self.instances[*slot as usize].as_ref().is_some_and(|i| i.due().is_some_and(|at| at <= now));
+        let due =
+            |slot: &u32| self.instances[*slot as usize].as_ref().is_some_and(|i| i.due().is_some_and(|at| at <= now));
         let due: Vec<u32> = self.slots.values().copied().filter(due).collect();
         for slot in due {
             self.with_instance(slot, |instance, _| instance.tick(now));
@@ -297,7 +348,10 @@ impl Loop {
     }
 
     fn gone(&mut self, slot: u32) {
-        let Some(instance) = self.instances.get_mut(slot as usize).and_then(Option::take) else { return };
+        let Some(mut instance) = self.instances.get_mut(slot as usize).and_then(Option::take) else { return };
+        if let Some(namespace) = instance.take_namespace() {
+            self.free_index(namespace.index);
+        }
         self.slots.remove(&instance.id);
         self.free.push(slot);
         let event = if instance.started {
@@ -335,6 +389,7 @@ impl Loop {
             let _ = epoll::delete(&self.epoll, &socket);
         }
         self.outgoing.clear();
+        self.outside.iter_mut().for_each(|outside| outside.waiting.clear());
         self.daemon_kill_at = Some(Instant::now() + Duration::from_millis(DAEMON_LINGER_MS));
         self.instances.iter_mut().flatten().for_each(Instance::kill);
     }
@@ -343,12 +398,12 @@ impl Loop {
         match request {
             Request::Start(start) => {
                 let instance = start.instance;
-                if let Err(failure) = self.start(&start, files) {
-                    let Failure { stage, message } = failure;
-                    self.tell(Event::StartFailed { instance, stage: stage.into(), message }, Vec::new());
+                if let Err(failure) = self.start(start, files) {
+                    self.refuse(instance, failure);
                 }
             }
             Request::Stop { instance, grace_ms } => {
+                self.stop_waiting(instance);
                 if let Some(instance) = self.find(instance) {
                     instance.stop(grace_ms.min(GRACE_MS_MAX));
                 }
@@ -371,7 +426,12 @@ impl Loop {
         self.instances.get_mut(slot as usize)?.as_mut()
     }
 
-    fn start(&mut self, start: &Start, files: Vec<OwnedFd>) -> Result<(), Failure> {
+    fn refuse(&mut self, instance: u64, failure: Failure) {
+        let Failure { stage, message } = failure;
+        self.tell(Event::StartFailed { instance, stage: stage.into(), message }, Vec::new());
+    }
+
+    fn start(&mut self, start: Start, files: Vec<OwnedFd>) -> Result<(), Failure> {
         let refuse = |message: String| Failure { stage: "request", message };
         start.check().map_err(|error| refuse(error.to_string()))?;
         let wants_channel = matches!(start.program, Program::Managed { .. });
@@ -381,13 +441,48 @@ impl Loop {
             (Some(log), None, None) if !wants_channel => Files { log, channel: None },
             _ => return Err(refuse("the wrong number of files".into())),
         };
-        if self.slots.contains_key(&start.instance) {
+        let waiting = self.outside.as_ref().map(|outside| &outside.waiting);
+        let waits = waiting.is_some_and(|waiting| waiting.iter().any(|(other, _)| other.instance == start.instance));
+        if waits || self.slots.contains_key(&start.instance) {
             return Err(refuse("the instance exists".into()));
         }
+        if self.free.len() <= waiting.map_or(0, VecDeque::len) {
+            return Err(Failure { stage: "full", message: "the machine has no room for another instance".into() });
+        }
+        match &mut self.outside {
+            Some(outside) if start.network == api::launcher::Network::Nat => outside.waiting.push_back((start, files)),
+            _ => return self.launch(&start, files, None),
+        }
+        self.launch_waiting();
+        Ok(())
+    }
+
+    /// Starts those for which there is a network namespace in hand.
+    fn launch_waiting(&mut self) {
+        while let Some(outside) = &mut self.outside {
+            let Some((start, files)) = outside.waiting.pop_front() else { return };
+            let Some(pool) = &mut outside.pool else {
+                let message = "network namespaces can no longer be made".to_owned();
+                self.refuse(start.instance, Failure { stage: "network", message });
+                continue;
+            };
+            let Some(namespace) = pool.take(outside.waiting.len() + 1) else {
+                outside.waiting.push_front((start, files));
+                return;
+            };
+            if let Err(failure) = self.launch(&start, files, Some(namespace)) {
+                self.refuse(start.instance, failure);
+            }
+        }
+    }
+
+    fn launch(&mut self, start: &Start, files: Files, namespace: Option<Namespace>) -> Result<(), Failure> {
+        let index = namespace.as_ref().map(|namespace| namespace.index);
         let Some(slot) = self.free.pop() else {
             return Err(Failure { stage: "full", message: "the machine has no room for another instance".into() });
         };
-        match self.machine.spawn(slot, start, files).and_then(|instance| self.watch_instance(slot, instance)) {
+        let made = self.machine.spawn(slot, start, files, namespace);
+        match made.and_then(|instance| self.watch_instance(slot, instance)) {
             Ok(instance) => {
                 self.instances[slot as usize] = Some(instance);
                 self.slots.insert(start.instance, slot);
@@ -395,9 +490,48 @@ impl Loop {
             }
             Err(failure) => {
                 self.free.push(slot);
+                index.into_iter().for_each(|index| self.free_index(index));
                 Err(failure)
             }
         }
+    }
+
+    /// A start that still waits for its network is stopped before it has begun.
+    fn stop_waiting(&mut self, instance: u64) {
+        let Some(outside) = &mut self.outside else { return };
+        let before = outside.waiting.len();
+        outside.waiting.retain(|(start, _)| start.instance != instance);
+        if outside.waiting.len() < before {
+            self.refuse(instance, Failure { stage: "stopped", message: "stopped before it had begun".into() });
+        }
+    }
+
+    fn free_index(&mut self, index: u32) {
+        if let Some(pool) = self.outside.as_mut().and_then(|outside| outside.pool.as_mut()) {
+            pool.free(index);
+        }
+    }
+
+    fn read_pool(&mut self) {
+        let Some(outside) = &mut self.outside else { return };
+        let Some(pool) = &mut outside.pool else { return };
+        match pool.read(&mut self.buffer) {
+            Ok(()) => {}
+            Err(ReadError::Make(message)) => {
+                eprintln!("tidegate launcher: make a network namespace: {message}");
+                // Whoever waits longest pays; with nobody waiting the next start asks again.
+                if let Some((start, _)) = outside.waiting.pop_front() {
+                    self.refuse(start.instance, Failure { stage: "network", message });
+                }
+            }
+            Err(ReadError::Ended) => {
+                if let Some(pool) = outside.pool.take() {
+                    let _ = epoll::delete(&self.epoll, &pool.socket);
+                    pool.end();
+                }
+            }
+        }
+        self.launch_waiting();
     }
 
     fn watch_instance(&self, slot: u32, mut instance: Instance) -> Result<Instance, Failure> {
@@ -495,8 +629,10 @@ impl Loop {
         }
         self.instances.iter_mut().flatten().for_each(Instance::kill);
         self.instances.iter_mut().flatten().for_each(Instance::destroy);
-        if let Some(network) = &self.machine.network {
-            network.remove();
+        self.instances.clear();
+        if let Some(mut outside) = self.outside.take() {
+            outside.pool.take().into_iter().for_each(Pool::end);
+            outside.network.remove();
         }
         self.machine.cgroups.remove();
         self.machine.staging.remove();

@@ -7,9 +7,11 @@
 #![allow(unsafe_code)]
 
 pub mod config;
+pub mod doctor;
 pub mod launcher;
 pub mod wire;
 
+mod abilities;
 mod cgroup;
 mod guest;
 mod init;
@@ -17,6 +19,7 @@ mod inside;
 mod instance;
 mod interpreters;
 mod links;
+mod netpool;
 mod network;
 mod prepare;
 mod scratch;
@@ -25,4 +28,5 @@ mod staging;
 mod sys;
 
 pub use config::{Config, RuntimeSource};
+pub use doctor::doctor;
 pub use prepare::{Error, Prepared, prepare};

@@ -4,9 +4,7 @@ use netlink_packet_core::{
     NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
 };
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
-use netlink_packet_route::link::{
-    InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
-};
+use netlink_packet_route::link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
@@ -14,6 +12,7 @@ use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
+use std::os::fd::{AsRawFd, BorrowedFd};
 
 /// The guest's link.
 pub const GUEST_LINK: &str = "eth0";
@@ -56,10 +55,10 @@ impl Links {
         }
     }
 
-    /// A pair of links: `host` here, [`GUEST_LINK`] in the network namespace of process `pid`.
-    pub fn add_pair(&self, host: &str, pid: u32) -> io::Result<()> {
+    /// A pair of links: `host` here, [`GUEST_LINK`] in another network namespace.
+    pub fn add_pair(&self, host: &str, namespace: BorrowedFd<'_>) -> io::Result<()> {
         let mut peer = LinkMessage::default();
-        peer.attributes = vec![LinkAttribute::IfName(GUEST_LINK.into()), LinkAttribute::NetNsPid(pid)];
+        peer.attributes = vec![LinkAttribute::IfName(GUEST_LINK.into()), LinkAttribute::NetNsFd(namespace.as_raw_fd())];
         let mut link = LinkMessage::default();
         link.attributes = vec![
             LinkAttribute::IfName(host.into()),

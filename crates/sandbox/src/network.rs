@@ -9,12 +9,17 @@ use crate::staging::name_server;
 use std::fs;
 use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr};
+use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::rc::Rc;
+use std::time::Duration;
 
 /// Links on the host that a clean-up looks at, at most.
 const LINKS_MAX: usize = 100_000;
+/// How long a clean-up waits for links to go with their namespaces.
+const LINKS_WAIT_MS: u64 = 3_000;
+/// How often it looks.
+const LINKS_TICK_MS: u64 = 5;
 /// Where `nft` is looked for besides `PATH`, which for services often lacks the folders of system programs.
 const SYSTEM_DIRS: [&str; 3] = ["/usr/sbin", "/sbin", "/usr/local/sbin"];
 /// The host's list of name servers, and the one that holds the true ones where the first names a local stub.
@@ -67,7 +72,7 @@ impl Network {
             subnet_address: config.subnet.address.into(),
             resolver: resolver(config),
         };
-        network.remove_links();
+        network.remove_links(0);
         fs::write("/proc/sys/net/ipv4/ip_forward", "1").map_err(Error::Forwarding)?;
         network.run_nft(&network.rules(config))?;
         Ok(network)
@@ -79,7 +84,9 @@ impl Network {
         let subnet = config.subnet;
         let dns = name_server(config);
         let translate = self.resolver.map_or(String::new(), |resolver| {
-            format!("iifname \"{prefix}*\" ip daddr {dns} meta l4proto {{ tcp, udp }} th dport 53 dnat ip to {resolver}")
+            format!(
+                "iifname \"{prefix}*\" ip daddr {dns} meta l4proto {{ tcp, udp }} th dport 53 dnat ip to {resolver}"
+            )
         });
         format!(
             "table inet {table} {{ }}
@@ -131,62 +138,58 @@ impl Network {
         Err(Error::NftRefused { answer })
     }
 
-    /// The guest's end of a slot's link, and the host's address there. A slot has four addresses of the subnet; the
-    /// first four of all are for the name server.
-    pub fn ends(&self, slot: u32) -> (End, Ipv4Addr) {
-        let first = self.subnet_address + 4 * (slot + 1);
+    /// The guest's end of a link, and the host's address there. An index has four addresses of the subnet; the first
+    /// four of all are for the name server.
+    pub fn ends(&self, index: u32) -> (End, Ipv4Addr) {
+        let first = self.subnet_address + 4 * (index + 1);
         (End { address: Ipv4Addr::from(first + 2), prefix_bits: 30 }, Ipv4Addr::from(first + 1))
     }
 
-    /// Makes the host's end of a slot's link, and the guest's in the network namespace of process `pid`.
-    pub fn connect(self: &Rc<Self>, slot: u32, pid: u32) -> io::Result<Link> {
-        let link = Link { name: format!("{}{slot}", self.prefix), network: self.clone() };
-        let made = self.make(&link.name, slot, pid);
-        if made.is_err() {
-            link.remove();
-        }
-        made.map(|()| link)
+    /// Makes the link with this index: the host's end here, the guest's in a network namespace. Returns its name.
+    pub fn connect(&self, index: u32, namespace: BorrowedFd<'_>) -> io::Result<String> {
+        let name = format!("{}{index}", self.prefix);
+        self.links.add_pair(&name, namespace)?;
+        self.configure(&name, index).inspect_err(|_| self.disconnect(&name))?;
+        Ok(name)
     }
 
-    fn make(&self, name: &str, slot: u32, pid: u32) -> io::Result<()> {
-        self.links.add_pair(name, pid)?;
-        let (_, host) = self.ends(slot);
+    /// Removes a link. Otherwise it goes with the guest's namespace.
+    pub fn disconnect(&self, name: &str) {
+        if let Err(error) = self.links.remove(name) {
+            eprintln!("tidegate launcher: remove the link {name}: {error}");
+        }
+    }
+
+    fn configure(&self, name: &str, index: u32) -> io::Result<()> {
+        let (_, host) = self.ends(index);
         // Absent when the kernel has no IPv6.
         let _ = fs::write(format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6"), "1");
-        // What comes in must come from an address that is reached there.
-        fs::write(format!("/proc/sys/net/ipv4/conf/{name}/rp_filter"), "1")?;
         self.links.add_address(name, End { address: host, prefix_bits: 30 })?;
         self.links.up(name)
     }
 
-    fn remove_links(&self) {
-        for entry in fs::read_dir("/sys/class/net").into_iter().flatten().flatten().take(LINKS_MAX) {
-            if let Some(name) = entry.file_name().to_str().filter(|name| name.starts_with(&self.prefix)) {
-                let _ = self.links.remove(name);
+    /// The kernel takes links away with the guests' namespaces, many at a time but a little later; those that are still
+    /// there after the wait are removed one by one, which takes it far longer.
+    fn remove_links(&self, wait_ms: u64) {
+        for _ in 0..wait_ms / LINKS_TICK_MS {
+            if self.own_links().next().is_none() {
+                return;
             }
+            std::thread::sleep(Duration::from_millis(LINKS_TICK_MS));
         }
+        self.own_links().for_each(|name| self.disconnect(&name));
+    }
+
+    fn own_links(&self) -> impl Iterator<Item = String> {
+        let all = fs::read_dir("/sys/class/net").into_iter().flatten().flatten().take(LINKS_MAX);
+        all.filter_map(|entry| entry.file_name().into_string().ok()).filter(|name| name.starts_with(&self.prefix))
     }
 
     /// Takes the rules and every link away. Forwarding stays as it is: others may rely on it by now.
     pub fn remove(&self) {
-        self.remove_links();
+        self.remove_links(LINKS_WAIT_MS);
         if let Err(error) = self.run_nft(&format!("delete table inet {}\n", self.table)) {
             eprintln!("tidegate launcher: remove the packet filter: {error}");
-        }
-    }
-}
-
-/// The link of one instance.
-pub struct Link {
-    name: String,
-    network: Rc<Network>,
-}
-
-impl Link {
-    /// Removes it; the kernel has perhaps done so already, with the guest's namespace.
-    pub fn remove(&self) {
-        if let Err(error) = self.network.links.remove(&self.name) {
-            eprintln!("tidegate launcher: remove the link {}: {error}", self.name);
         }
     }
 }
@@ -241,7 +244,8 @@ mod tests {
     #[test]
     fn configured_name_servers_win() {
         let mut config = Config::new(Path::new("/x"));
-        config.nameservers = Some(vec!["::1".parse().unwrap(), "127.0.0.1".parse().unwrap(), "9.9.9.9".parse().unwrap()]);
+        config.nameservers =
+            Some(vec!["::1".parse().unwrap(), "127.0.0.1".parse().unwrap(), "9.9.9.9".parse().unwrap()]);
         assert_eq!(resolver(&config), Some(Ipv4Addr::new(9, 9, 9, 9)));
         config.nameservers = Some(vec![]);
         assert_eq!(resolver(&config), None);

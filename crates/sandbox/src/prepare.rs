@@ -4,8 +4,6 @@ use crate::cgroup::Cgroups;
 use crate::config::{Config, key_of};
 use crate::interpreters::{HOST_ROOT, Interpreters};
 use crate::launcher::Launcher;
-use crate::network::Network;
-use crate::scratch::Scratch;
 use crate::staging::{Staging, make_dir};
 use crate::sys::{self, Fork};
 use crate::wire;
@@ -17,7 +15,6 @@ use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::rc::Rc;
 
 /// Entries of the data folder whose owner is changed at the first start, at most.
 const CHOWN_MAX: u32 = 10_000_000;
@@ -88,8 +85,9 @@ pub struct Prepared {
     pub(crate) staging: Staging,
     pub(crate) cgroups: Cgroups,
     pub(crate) interpreters: Interpreters,
-    pub(crate) network: Result<Rc<Network>, String>,
-    pub(crate) scratch: Result<Scratch, String>,
+    pub(crate) key: String,
+    /// The folder for scratch images, or why there is none.
+    pub(crate) scratch_folder: Result<OwnedFd, String>,
     daemon_data_dir: PathBuf,
     /// The open data folder, locked while the launcher or the daemon lives.
     lock: OwnedFd,
@@ -121,9 +119,8 @@ pub fn prepare(config: Config) -> Result<Prepared, Error> {
         Mode::Root => staging.path("data"),
         Mode::UserNamespace => path,
     };
-    let network = open_network(&config, mode, &key);
-    let scratch = open_scratch(data.as_fd(), mode);
-    Ok(Prepared { config, mode, staging, cgroups, interpreters, network, scratch, daemon_data_dir, lock })
+    let scratch_folder = open_scratch_folder(data.as_fd(), mode);
+    Ok(Prepared { config, mode, key, staging, cgroups, interpreters, scratch_folder, daemon_data_dir, lock })
 }
 
 fn check_counts(config: &Config) -> Result<(), Error> {
@@ -149,16 +146,8 @@ fn open_data_dir(path: &Path) -> Result<(PathBuf, OwnedFd), Error> {
     }
 }
 
-/// Guests' way out, or why there is none.
-fn open_network(config: &Config, mode: Mode, key: &str) -> Result<Rc<Network>, String> {
-    if mode == Mode::UserNamespace {
-        return Err("only root can connect network namespaces".into());
-    }
-    Network::open(config, key).map(Rc::new).map_err(|error| chain(&error))
-}
-
 /// The folder for scratch images is root's own inside the daemon's; it is opened once, and never by name again.
-fn open_scratch(data: BorrowedFd<'_>, mode: Mode) -> Result<Scratch, String> {
+fn open_scratch_folder(data: BorrowedFd<'_>, mode: Mode) -> Result<OwnedFd, String> {
     if mode == Mode::UserNamespace {
         return Err("only root can attach loop devices".into());
     }
@@ -169,14 +158,12 @@ fn open_scratch(data: BorrowedFd<'_>, mode: Mode) -> Result<Scratch, String> {
             made?;
         }
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let folder =
-            openat2(data, "scratch", flags, Bits::empty(), ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS)?;
+        let folder = openat2(data, "scratch", flags, Bits::empty(), ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS)?;
         rustix::fs::fchown(&folder, Some(Uid::ROOT), Some(Gid::ROOT))?;
         rustix::fs::fchmod(&folder, Bits::from_raw_mode(0o700))?;
         Ok(folder)
     };
-    let folder = folder().map_err(|error| error.to_string())?;
-    Scratch::open(folder).map_err(|error| chain(&error))
+    folder().map_err(|error| error.to_string())
 }
 
 /// An error with its causes.
@@ -341,7 +328,7 @@ impl Prepared {
 /// Gives up all privilege for ever. In user mode the daemon stays "root" of the launcher's user namespace, without any
 /// capability.
 fn become_daemon(config: &Config, mode: Mode) -> rustix::io::Result<()> {
-    use rustix::process::{setpgid, set_parent_process_death_signal};
+    use rustix::process::{set_parent_process_death_signal, setpgid};
     use rustix::thread::{self, CapabilitiesSecureBits as Bits};
     // A terminal's Ctrl-C is for the launcher, which passes it on once.
     let _ = setpgid(None, None);

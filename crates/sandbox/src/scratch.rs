@@ -69,11 +69,11 @@ pub struct Image {
 }
 
 impl Scratch {
-    /// Tries everything once, with the smallest image.
-    pub fn open(folder: OwnedFd) -> Result<Scratch, Error> {
+    /// Tries everything once, with an image of the size that will be wanted most.
+    pub fn open(folder: OwnedFd, likely_mb: u32) -> Result<Scratch, Error> {
         let formatter = find_formatter().ok_or(Error::FormatterMissing)?;
         let mut scratch = Scratch { folder, formatter, templates: BTreeMap::new() };
-        let image = scratch.create(1)?;
+        let image = scratch.create(likely_mb)?;
         image.discard();
         Ok(scratch)
     }
@@ -189,11 +189,12 @@ fn mount_image(file: BorrowedFd<'_>) -> Result<Image, Error> {
         let context = mount::fsopen("ext4", FsOpenFlags::FSOPEN_CLOEXEC)?;
         mount::fsconfig_set_string(context.as_fd(), "source", &path)?;
         // A scratch file system survives no crash: nothing needs to reach the disk in any order, or at all.
-        for flag in ["noinit_itable", "nobarrier", "noatime"] {
+        for flag in ["noinit_itable", "nobarrier"] {
             mount::fsconfig_set_flag(context.as_fd(), flag)?;
         }
         mount::fsconfig_create(context.as_fd())?;
-        let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
+        use MountAttrFlags as Attr;
+        let attributes = Attr::MOUNT_ATTR_NOSUID | Attr::MOUNT_ATTR_NODEV | Attr::MOUNT_ATTR_NOATIME;
         let mount = mount::fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes)?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let top = rustix::fs::openat(&mount, ".", flags, Mode::empty())?;

@@ -232,7 +232,8 @@ fn copy_alternatives(etc: &Path) -> io::Result<()> {
 /// Opens the folder of a package that the daemon has unpacked. The daemon may be hostile: no link is followed.
 pub fn open_package(packages: BorrowedFd<'_>, digest: &str) -> Result<OwnedFd, Errno> {
     use rustix::fs::{OFlags, ResolveFlags};
-    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_XDEV;
+    let resolve =
+        ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_XDEV;
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     rustix::fs::openat2(packages, digest, flags, Mode::empty(), resolve)
 }

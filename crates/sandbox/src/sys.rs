@@ -83,6 +83,11 @@ pub fn unshare(namespaces: libc::c_int) -> Result<()> {
     check(unsafe { libc::unshare(namespaces) }.into()).map(drop)
 }
 
+/// Moves this process into a network namespace.
+pub fn enter_network(namespace: BorrowedFd<'_>) -> Result<()> {
+    rustix::thread::move_into_link_name_space(namespace, Some(rustix::thread::LinkNameSpaceType::Network))
+}
+
 /// Ends this process without running anything of Rust's or C's at exit.
 pub fn exit_now(code: i32) -> ! {
     // SAFETY: ends the process; never returns.
@@ -186,9 +191,8 @@ pub fn mount_set(tree: BorrowedFd<'_>, attributes: u64, recursive: bool) -> Resu
     let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
     let size = size_of::<libc::mount_attr>();
     // SAFETY: the path is an empty C string, and the structure lives until the call returns.
-    let done = unsafe {
-        libc::syscall(libc::SYS_mount_setattr, tree.as_raw_fd(), c"".as_ptr(), flags, &raw const attr, size)
-    };
+    let done =
+        unsafe { libc::syscall(libc::SYS_mount_setattr, tree.as_raw_fd(), c"".as_ptr(), flags, &raw const attr, size) };
     check(done).map(drop)
 }
 
@@ -241,4 +245,14 @@ struct LoopConfig {
     block_size: u32,
     info: [u32; 58],
     reserved: [u64; 8],
+}
+
+/// The version of the kernel's Landlock, `None` if it has none or it is switched off.
+pub fn landlock_version() -> Option<u32> {
+    /// `LANDLOCK_CREATE_RULESET_VERSION` of linux/landlock.h.
+    const VERSION: libc::c_uint = 1;
+    let none = std::ptr::null::<libc::c_void>();
+    // SAFETY: with this flag the call takes a null pointer and size zero, and returns a number.
+    let version = check(unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, none, 0usize, VERSION) });
+    version.ok().and_then(|version| u32::try_from(version).ok())
 }

@@ -91,7 +91,12 @@ pub fn pair() -> Result<(OwnedFd, OwnedFd), Error> {
 }
 
 /// Sends one message with its files.
-pub fn send<M: Serialize>(socket: BorrowedFd<'_>, message: &M, files: &[BorrowedFd<'_>], wait: Wait) -> Result<(), Error> {
+pub fn send<M: Serialize>(
+    socket: BorrowedFd<'_>,
+    message: &M,
+    files: &[BorrowedFd<'_>],
+    wait: Wait,
+) -> Result<(), Error> {
     let bytes = serde_json::to_vec(message).map_err(Error::Malformed)?;
     if bytes.len() > MESSAGE_BYTES_MAX || files.len() > MESSAGE_FILES_MAX {
         return Err(Error::TooLong);
@@ -112,14 +117,16 @@ pub fn send<M: Serialize>(socket: BorrowedFd<'_>, message: &M, files: &[Borrowed
 }
 
 /// Receives one message with its files.
-pub fn receive<M: DeserializeOwned>(socket: BorrowedFd<'_>, buffer: &mut Buffer, wait: Wait) -> Result<Received<M>, Error> {
+pub fn receive<M: DeserializeOwned>(
+    socket: BorrowedFd<'_>,
+    buffer: &mut Buffer,
+    wait: Wait,
+) -> Result<Received<M>, Error> {
     let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(MESSAGE_FILES_MAX), ScmCredentials(1))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let mut flags = RecvFlags::CMSG_CLOEXEC;
     flags.set(RecvFlags::DONTWAIT, wait == Wait::Poll);
-    let got = rustix::io::retry_on_intr(|| {
-        recvmsg(socket, &mut [IoSliceMut::new(&mut buffer.0)], &mut control, flags)
-    });
+    let got = rustix::io::retry_on_intr(|| recvmsg(socket, &mut [IoSliceMut::new(&mut buffer.0)], &mut control, flags));
     let got = match got {
         Ok(got) => got,
         Err(rustix::io::Errno::CONNRESET) => return Err(Error::Closed),

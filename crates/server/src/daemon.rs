@@ -7,6 +7,7 @@ use arc_swap::ArcSwap;
 use model::Snapshot;
 use model::function::{Generation, Target};
 use std::collections::HashSet;
+use std::io::IsTerminal;
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -34,13 +35,15 @@ enum Error {
     Control(#[from] control::Error),
     #[error("run the worker")]
     Worker(#[from] worker::Error),
-    #[error("serve")]
-    Gateway(#[from] gateway::Error),
 }
 
 /// Runs the daemon to its end; the process's exit code.
 pub fn run(settings: Settings, listener: TcpListener, launcher: OwnedFd, data_dir: &Path) -> i32 {
-    tracing_subscriber::fmt().with_max_level(settings.log_level).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_max_level(settings.log_level)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .init();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(Error::Runtime);
     match runtime.and_then(|runtime| runtime.block_on(serve(settings, listener, launcher, data_dir))) {
         Ok(()) => 0,
@@ -75,8 +78,11 @@ async fn serve(settings: Settings, listener: TcpListener, launcher: OwnedFd, dat
 
     let (stop, stopping) = watch::channel(false);
     let control_ended = tokio::spawn(control_service.run(stopped(stopping.clone())));
-    let gateway = gateway::Service::new(gateway_config(&settings, &key), router.clone(), control);
-    let gateway_ended = tokio::spawn(gateway.run(listener, stopped(stopping)));
+    let config = gateway_config(&settings, key, router.clone(), control);
+    let (gateway_service, gateway) = gateway::Service::new(config);
+    listener.set_nonblocking(true).map_err(Error::Listener)?;
+    let listener = tokio::net::TcpListener::from_std(listener).map_err(Error::Listener)?;
+    let gateway_ended = tokio::spawn(gateway_service.run(listener, stopped(stopping)));
     tracing::info!(%endpoint, region = %settings.region, auth = settings.auth_required, "ready");
 
     tokio::select! {
@@ -85,6 +91,7 @@ async fn serve(settings: Settings, listener: TcpListener, launcher: OwnedFd, dat
     }
     tracing::info!("draining");
     router.drain();
+    gateway.drain();
     stop.send_replace(true);
     let drained = async {
         let _ = gateway_ended.await;
@@ -120,6 +127,33 @@ fn control_config(
         interpreters: worker.interpreters(),
         in_use: Box::new(move |digest| in_use.in_use(digest)),
         last_invoked: Box::new(move |name| last_invoked.last_invoked(name)),
+    }
+}
+
+fn gateway_config(
+    settings: &Settings,
+    key: AccessKey,
+    router: router::Handle,
+    control: control::Handle,
+) -> gateway::Config {
+    let key = gateway::auth::Key {
+        access_key_id: key.access_key_id,
+        secret_access_key: key.secret_access_key,
+        session_token: None,
+        expires_at_s: None,
+    };
+    let auth = match settings.auth_required {
+        true => gateway::Auth::Required(gateway::auth::Keys(vec![key])),
+        false => gateway::Auth::Open,
+    };
+    gateway::Config {
+        limits: settings.file.limits.clone(),
+        auth,
+        account: settings.account.clone(),
+        region: settings.region.clone(),
+        router,
+        control,
+        registry: prometheus_client::registry::Registry::default(),
     }
 }
 

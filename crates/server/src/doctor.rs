@@ -15,7 +15,7 @@ pub enum Output {
     Json,
 }
 
-/// Looks at the machine as a server would and prints what it finds. The exit code is 0 unless nothing could run.
+/// Looks at the machine as a server would and prints what it finds. The exit code is 0 if the machine could be looked at.
 pub fn run(file: Option<&Path>, output: Output) -> ExitCode {
     let file = match file.map(config::read).transpose() {
         Ok(file) => file.unwrap_or_default(),
@@ -26,7 +26,10 @@ pub fn run(file: Option<&Path>, output: Output) -> ExitCode {
     config.nameservers = file.nameservers;
     config.ca_bundle = file.ca_bundle;
     config.shims = shims::FILES;
-    let abilities = sandbox::doctor(&config);
+    let abilities = match sandbox::doctor(&config) {
+        Ok(abilities) => abilities,
+        Err(error) => return crate::report(&error),
+    };
     let text = match output {
         Output::Json => serde_json::to_string_pretty(&abilities).unwrap_or_default() + "\n",
         Output::Text => abilities.iter().map(|a| line(a, std::io::stdout().is_terminal())).collect(),

@@ -246,6 +246,12 @@ pub fn leftovers(dir: &Path) -> Vec<String> {
     }
     let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
     left.extend(mounts.lines().filter(|line| line.contains(&key)).map(str::to_owned));
+    for device in fs::read_dir("/sys/block").into_iter().flatten().flatten() {
+        let backing = fs::read_to_string(device.path().join("loop/backing_file")).unwrap_or_default();
+        if Path::new(&backing).starts_with(dir) {
+            left.push(format!("{}: {backing}", device.path().display()));
+        }
+    }
     let run = Path::new("/run/tidegate").join(&key);
     if run.exists() {
         left.push(run.display().to_string());
@@ -256,8 +262,10 @@ pub fn leftovers(dir: &Path) -> Vec<String> {
 /// The launcher's key for a data folder, computed here once more: FNV-1a, folded to 32 bits.
 pub fn key_of(dir: &Path) -> String {
     let canonical = fs::canonicalize(dir).unwrap_or_else(|_| dir.to_owned());
-    let hash = canonical.as_os_str().as_encoded_bytes().iter().fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| {
-        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
-    });
+    let hash = canonical
+        .as_os_str()
+        .as_encoded_bytes()
+        .iter()
+        .fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3));
     format!("{:08x}", (hash ^ (hash >> 32)) as u32)
 }

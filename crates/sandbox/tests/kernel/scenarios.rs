@@ -1,11 +1,12 @@
 //! What guests can and cannot do.
 
 use crate::As;
-use crate::internet;
 use crate::client::Client;
+use crate::internet;
 use api::launcher::{ExitStatus, MemorySource, Mode, Network, Program, STAGE_ENTRYPOINT};
 use sandbox::Config;
 use std::io::{Read, Write};
+use std::os::fd::AsFd;
 
 pub struct Scenario {
     pub name: &'static str,
@@ -30,8 +31,11 @@ pub const ALL: &[Scenario] = &[
     both("orphans_end", orphans_end),
     both("python", python),
     both("node", node),
+    Scenario { name: "configured_root", user: true, before: Some(take_whole_root), run: configured },
+    Scenario { name: "configured_interpreter", user: true, before: Some(take_interpreter), run: configured },
     both("runtime_api", runtime_api),
     both("tmp_is_limited", tmp_is_limited),
+    Scenario { name: "tmp_is_not_memory", user: false, before: None, run: tmp_is_not_memory },
     both("pids_are_limited", pids_are_limited),
     both("memory_is_limited", memory_is_limited),
     both("refused_calls", refused_calls),
@@ -39,11 +43,21 @@ pub const ALL: &[Scenario] = &[
     both("many_at_once", many_at_once),
     Scenario { name: "network", user: false, before: Some(ask_outside_server), run: network },
     both("no_network", no_network),
+    both("launcher_is_terminated", wait_to_be_killed),
+    both("broken_daemon", broken_daemon),
+    both("hostile_daemon", hostile_daemon),
+    both("latency", latency),
+    both("daemon_dies", die_with_guests),
+    both("launcher_dies", wait_to_be_killed),
 ];
 
 fn mode(client: &mut Client) {
     let want = if client.user == As::Root { Mode::Root } else { Mode::UserNamespace };
     assert_eq!(client.hello.mode, want);
+    println!(
+        "     {}",
+        client.hello.abilities.iter().map(|a| format!("{}: {:?}", a.name, a.grade)).collect::<Vec<_>>().join(", ")
+    );
 }
 
 fn exit_codes_and_signals(client: &mut Client) {
@@ -74,7 +88,9 @@ fn entrypoint(client: &mut Client) {
 }
 
 fn identity(client: &mut Client) {
-    let log = client.shell_log("id -u; id -g; grep -E '^(Cap|NoNewPrivs|Seccomp:)' /proc/self/status; ls /proc/self/fd; hostname; umask; pwd");
+    let log = client.shell_log(
+        "id -u; id -g; grep -E '^(Cap|NoNewPrivs|Seccomp:)' /proc/self/status; ls /proc/self/fd; hostname; umask; pwd",
+    );
     for want in ["993\n993\n", "CapEff:\t0000000000000000", "CapBnd:\t0000000000000000", "CapPrm:\t0000000000000000"] {
         assert!(log.contains(want), "{want} in {log}");
     }
@@ -105,7 +121,9 @@ fn processes_are_private(client: &mut Client) {
     let first = client.shell("echo up; exec sleep 60");
     let mut first = client.start(first);
     first.read_until("up");
-    let log = client.shell_log("ls -d /proc/[0-9]* | wc -l; kill -9 -1; echo still; ls /proc/1/fd 2>&1; cat /proc/1/environ 2>&1 | wc -c");
+    let log = client.shell_log(
+        "ls -d /proc/[0-9]* | wc -l; kill -9 -1; echo still; ls /proc/1/fd 2>&1; cat /proc/1/environ 2>&1 | wc -c",
+    );
     // Process 1, the shell, ls and wc.
     assert!(log.starts_with("4\n") || log.starts_with("3\n"), "{log}");
     client.stop(&first, 0);
@@ -181,8 +199,16 @@ fn tmp_is_limited(client: &mut Client) {
     let script = "head -c 4000000 /dev/zero > /tmp/a && echo small; head -c 40000000 /dev/zero > /tmp/b; \
                   echo $?; rm /tmp/b; head -c 4000000 /dev/zero > /tmp/c && echo again; df -k /tmp | tail -1";
     let log = client.shell_log(script);
-    println!("     {}", log.lines().last().unwrap_or_default());
     assert!(log.contains("small\n") && log.contains("No space left") && log.contains("\n1\nagain"), "{log}");
+}
+
+fn tmp_is_not_memory(client: &mut Client) {
+    let mut start =
+        client.shell("head -c 200000000 /dev/zero > /tmp/a && ls -ld /tmp && ls -a /tmp | wc -l; df -m /tmp | tail -1");
+    (start.memory_mb, start.tmp_mb) = (64, 256);
+    let outcome = client.run(start);
+    assert_eq!((outcome.status, outcome.out_of_memory), (ExitStatus::Code(0), false), "{}", outcome.log);
+    assert!(outcome.log.starts_with("drwxrwxrwt") && outcome.log.contains("\n3\n"), "{}", outcome.log);
 }
 
 fn pids_are_limited(client: &mut Client) {
@@ -311,7 +337,10 @@ fn network(client: &mut Client) {
         crate::client::skip("no network for guests: is nft installed?");
     }
     let port = std::env::var("HOST_PORT").expect("the host's port");
-    let mut listening = network_guest(client, "s = socket.create_server((own(), 9999)); print(own(), flush=True); print('up', flush=True); s.accept()");
+    let mut listening = network_guest(
+        client,
+        "s = socket.create_server((own(), 9999)); print(own(), flush=True); print('up', flush=True); s.accept()",
+    );
     let other = listening.read_until("up");
     let script = format!(
         "print('web', reach('{SERVER}', 80)); print('name', reach('outside.example', 80))\n\
@@ -345,4 +374,115 @@ fn no_network(client: &mut Client) {
     let links: Vec<&str> = log.lines().filter_map(|line| line.split_once(':')).map(|(name, _)| name.trim()).collect();
     assert_eq!(links, ["lo"], "{log}");
     assert_eq!(log.lines().filter(|line| line.contains("eth0")).count(), 0, "{log}");
+}
+
+/// Guests of every kind, and the daemon is killed: the launcher takes everything away.
+fn die_with_guests(client: &mut Client) {
+    for network in [Network::None, Network::Nat, Network::Nat] {
+        let mut start = client.shell("(setsid sleep 600 &) ; echo up; exec sleep 600");
+        start.network = network;
+        client.start(start).read_until("up");
+    }
+    let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
+}
+
+/// Says which process the guest is, and waits.
+fn wait_to_be_killed(client: &mut Client) {
+    let mut start = client.shell("(setsid sleep 600 &) ; echo up; exec sleep 600");
+    start.network = Network::Nat;
+    let mut guest = client.start(start);
+    guest.read_until("up");
+    let path = client.dir.join("guest");
+    std::fs::write(client.dir.join("guest.new"), guest.pid.to_string()).expect("write the guest's id");
+    std::fs::rename(client.dir.join("guest.new"), path).expect("show the guest's id");
+    client.finish(guest);
+}
+
+/// No promise, but a figure to look at: from the request to `Started`, and from `Stop` to `Exited`.
+fn latency(client: &mut Client) {
+    client.wait_for_interpreters();
+    for network in [Network::None, Network::Nat] {
+        let (mut start_us, mut stop_us) = (Vec::new(), Vec::new());
+        for _ in 0..40 {
+            let mut start = client.shell("exec sleep 600");
+            (start.network, start.tmp_mb) = (network, 512);
+            let begun = std::time::Instant::now();
+            let guest = client.start(start);
+            start_us.push(begun.elapsed().as_micros());
+            let begun = std::time::Instant::now();
+            client.stop(&guest, 0);
+            client.finish(guest);
+            stop_us.push(begun.elapsed().as_micros());
+        }
+        start_us.sort_unstable();
+        stop_us.sort_unstable();
+        let figures = |all: &[u128]| format!("p50 {} us, p95 {} us", all[all.len() / 2], all[all.len() * 19 / 20]);
+        println!("     {network:?}: start {}; stop {}", figures(&start_us), figures(&stop_us));
+    }
+}
+
+/// A daemon that speaks nonsense is ended, and its guests with it.
+fn broken_daemon(client: &mut Client) {
+    let start = client.shell("echo up; exec sleep 600");
+    client.start(start).read_until("up");
+    sandbox::wire::send(client.socket.as_fd(), &"nonsense", &[], sandbox::wire::Wait::Block).expect("send nonsense");
+    loop {
+        std::thread::park();
+    }
+}
+
+/// A daemon that tries to reach what is not its own.
+fn hostile_daemon(client: &mut Client) {
+    let start = client.request(Program::Bootstrap);
+    let package = client.dir.join("packages").join(start.package.to_string());
+    std::os::unix::fs::symlink("/etc", &package).expect("make a link");
+    assert_eq!(client.try_start(start).err().expect("no start").0, "package");
+    type Change = fn(&mut api::launcher::Start);
+    let changes: [Change; 4] = [
+        |start| start.memory_mb = 0,
+        |start| start.processes = 0,
+        |start| start.environment.push(("A=B".into(), "c".into())),
+        |start| start.program = Program::Managed { runtime: model::Runtime("../../etc".into()) },
+    ];
+    for change in changes {
+        let mut start = client.shell("true");
+        change(&mut start);
+        assert_eq!(client.try_start(start).err().expect("no start").0, "request");
+    }
+    let unknown = client.request(Program::Managed { runtime: model::Runtime("python3.99".into()) });
+    assert_eq!(client.try_start(unknown).err().expect("no start").0, "interpreter");
+    let first = client.shell("exec sleep 600");
+    let again = first.clone();
+    let guest = client.start(first);
+    assert_eq!(client.try_start(again).err().expect("no second start").0, "request");
+    client.stop(&guest, 0);
+    client.finish(guest);
+    if client.user == As::Root {
+        for forbidden in ["/etc/shadow", "/root/.bashrc", "/proc/1/environ"] {
+            assert!(std::fs::read(forbidden).is_err(), "{forbidden}");
+        }
+    }
+    let status = std::fs::read_to_string("/proc/self/status").expect("read the own status");
+    for line in ["CapEff:\t0000000000000000", "CapBnd:\t0000000000000000", "NoNewPrivs:\t1"] {
+        assert!(status.contains(line), "{line} in {status}");
+    }
+}
+
+fn take_whole_root(config: &mut Config) {
+    config.runtimes.insert("python3.11".into(), sandbox::RuntimeSource::Root("/".into()));
+}
+
+fn take_interpreter(config: &mut Config) {
+    config.runtimes.insert("python3.11".into(), sandbox::RuntimeSource::Interpreter("/usr/bin/python3.11".into()));
+}
+
+/// The interpreter that the configuration names, as a program or in a root folder.
+fn configured(client: &mut Client) {
+    let start = client.managed("python3.11");
+    let mut guest = client.start(start);
+    assert_eq!(guest.read_channel(), "3.11\n");
+    assert_eq!(client.finish(guest).status, ExitStatus::Code(0));
+    let found = client.wait_for_interpreters();
+    let path = found.iter().find(|found| found.runtime.0 == "python3.11").map(|found| found.path.clone());
+    assert_eq!(path.as_deref(), Some(std::path::Path::new("/usr/bin/python3.11")));
 }

@@ -1,0 +1,115 @@
+//! Other processes: starting, waiting with a bound, ending, and what `/proc` says of them.
+
+use crate::Failure;
+use std::fs;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+/// Clock ticks per second of `/proc/<pid>/stat`: the same on every Linux that we know.
+const TICKS_PER_S: u64 = 100;
+const POLL: Duration = Duration::from_millis(2);
+
+/// Runs a command and returns what it wrote; fails unless it exits with 0.
+pub fn capture(command: &mut Command) -> Result<String, Failure> {
+    let program = command.get_program().to_string_lossy().into_owned();
+    let output = command.stdin(Stdio::null()).output().map_err(Failure::during(format!("cannot start {program}")))?;
+    if !output.status.success() {
+        let (out, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        return Err(Failure(format!("{program}: {}\n{out}{errors}", output.status)));
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// Waits for a child, at most `limit`; kills it then.
+pub fn wait(child: &mut Child, limit: Duration) -> Result<ExitStatus, Failure> {
+    let ended = poll_until(limit, || child.try_wait().ok().flatten());
+    ended.ok_or_else(|| {
+        let _ = child.kill();
+        let _ = child.wait();
+        Failure(format!("process {} did not end within {} s", child.id(), limit.as_secs()))
+    })
+}
+
+/// Asks a process to end.
+pub fn terminate(pid: u32) {
+    let _ = Command::new("sh").args(["-c", "kill -TERM \"$1\"", "sh", &pid.to_string()]).status();
+}
+
+/// Asks again and again until there is an answer, at most for `limit`.
+pub fn poll_until<T>(limit: Duration, mut ask: impl FnMut() -> Option<T>) -> Option<T> {
+    let deadline = Instant::now() + limit;
+    loop {
+        if let Some(answer) = ask() {
+            return Some(answer);
+        }
+        if Instant::now() >= deadline {
+            return None;
+        }
+        std::thread::sleep(POLL);
+    }
+}
+
+/// A line of `/proc`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Process {
+    /// Its id.
+    pub pid: u32,
+    /// The parent's.
+    pub parent: u32,
+    /// User and system time so far, microseconds, in steps of 10 ms.
+    pub cpu_us: u64,
+    /// When it began, in ticks since the machine did.
+    pub begun_ticks: u64,
+    /// Its threads.
+    pub threads: u32,
+}
+
+/// All processes below `root`, itself first.
+pub fn tree(root: u32) -> Vec<Process> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    let all: Vec<Process> =
+        pids.filter_map(|pid| stat(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)).collect();
+    let mut found: Vec<Process> = all.iter().filter(|process| process.pid == root).cloned().collect();
+    let mut next = 0;
+    while let Some(parent) = found.get(next).map(|process| process.pid) {
+        found.extend(all.iter().filter(|process| process.parent == parent && process.pid != root).cloned());
+        next += 1;
+    }
+    found
+}
+
+/// `/proc/<pid>/stat`, proc(5). The program's name may hold anything, so fields are counted from its last `)`.
+fn stat(text: &str) -> Option<Process> {
+    let pid = text.split(' ').next()?.parse().ok()?;
+    let fields: Vec<&str> = text.rsplit_once(") ")?.1.split(' ').collect();
+    let number = |index: usize| fields.get(index)?.parse::<u64>().ok();
+    Some(Process {
+        pid,
+        parent: u32::try_from(number(1)?).ok()?,
+        cpu_us: (number(11)? + number(12)?) * (1_000_000 / TICKS_PER_S),
+        threads: u32::try_from(number(17)?).ok()?,
+        begun_ticks: number(19)?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_stat_lines() {
+        let line = "42 (a) b) c) S 7 42 42 0 -1 4194560 1 2 3 4 150 25 8 9 20 0 11 0 5555 1 2";
+        let expected = Process { pid: 42, parent: 7, cpu_us: 1_750_000, begun_ticks: 5_555, threads: 11 };
+        assert_eq!(stat(line), Some(expected));
+        for broken in ["", "42", "42 (a", "42 (a) S", "x (a) S 7 42"] {
+            assert_eq!(stat(broken), None, "{broken}");
+        }
+    }
+
+    #[test]
+    fn finds_ourselves() {
+        let own = tree(std::process::id());
+        assert_eq!(own.first().map(|process| process.pid), Some(std::process::id()));
+    }
+}

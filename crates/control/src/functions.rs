@@ -1,0 +1,155 @@
+//! Creating, reading, listing and deleting functions.
+
+use crate::packages::CodeSource;
+use crate::{Error, Handle, Shared, new_revision_id, now_ms, to_the_end};
+use model::function::Config;
+use model::{Function, FunctionName};
+use scheduler::function_state;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use store::Expect;
+
+/// Functions read from the registry at once.
+const PAGE: usize = 200;
+
+/// What CreateFunction makes a function of. The gateway has checked every part of it.
+#[derive(Debug)]
+pub struct NewFunction {
+    /// The name.
+    pub name: FunctionName,
+    /// The configuration, defaults filled in.
+    pub config: Config,
+    /// The tags.
+    pub tags: BTreeMap<String, String>,
+    /// The code.
+    pub code: CodeSource,
+}
+
+/// What GetAccountSettings counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Account {
+    /// Functions.
+    pub functions: u64,
+    /// Bytes of all functions' zips.
+    pub code_bytes: u64,
+}
+
+impl Handle {
+    /// Takes the package, records the function as Pending and answers with that record. What makes it Active or
+    /// Failed goes on in the background.
+    pub async fn create_function(&self, new: NewFunction) -> Result<Function, Error> {
+        to_the_end(create(self.shared.clone(), new)).await
+    }
+
+    /// A function's record.
+    pub async fn function(&self, name: &FunctionName) -> Result<Function, Error> {
+        self.shared.read(name).await.map(|(function, _)| function)
+    }
+
+    /// At most `limit` functions in the order of their names, from behind `after`; `true` if more follow.
+    pub async fn functions(&self, after: Option<FunctionName>, limit: usize) -> Result<(Vec<Function>, bool), Error> {
+        let found =
+            self.shared.on_disk(move |store| store.registry().functions(after.as_ref(), limit.saturating_add(1))).await;
+        let mut functions: Vec<Function> = found?.into_iter().map(|(function, _)| function).collect();
+        let more = functions.len() > limit;
+        functions.truncate(limit);
+        Ok((functions, more))
+    }
+
+    /// Removes a function and its logs. Its package goes when nothing uses it any more.
+    pub async fn delete_function(&self, name: &FunctionName) -> Result<(), Error> {
+        to_the_end(delete(self.shared.clone(), name.clone())).await
+    }
+
+    /// Counts functions and their code.
+    pub async fn account(&self) -> Result<Account, Error> {
+        self.shared
+            .on_disk(|store| {
+                let mut account = Account { functions: 0, code_bytes: 0 };
+                each_function(store, |function| {
+                    account.functions += 1;
+                    account.code_bytes += function.code.size_bytes;
+                })?;
+                Ok(account)
+            })
+            .await
+    }
+}
+
+impl Shared {
+    /// A record and its revision in the registry.
+    pub(crate) async fn read(&self, name: &FunctionName) -> Result<(Function, u64), Error> {
+        let wanted = name.clone();
+        let found = self.on_disk(move |store| store.registry().function(&wanted)).await?;
+        found.ok_or_else(|| Error::NotFound { name: name.clone() })
+    }
+
+    /// Writes a record back that was read at `revision`.
+    pub(crate) async fn write(&self, function: &Function, expect: Expect) -> Result<(), Error> {
+        let function = function.clone();
+        self.on_disk(move |store| store.registry().put_function(&function, expect)).await.map(|_| ())
+    }
+}
+
+/// Calls `visit` with every function, page by page.
+pub(crate) fn each_function(store: &store::Store, mut visit: impl FnMut(Function)) -> Result<(), store::Error> {
+    let mut after: Option<FunctionName> = None;
+    loop {
+        let page = store.registry().functions(after.as_ref(), PAGE)?;
+        let Some((last, _)) = page.last() else { return Ok(()) };
+        after = Some(last.name.clone());
+        page.into_iter().for_each(|(function, _)| visit(function));
+    }
+}
+
+async fn create(shared: Arc<Shared>, new: NewFunction) -> Result<Function, Error> {
+    match shared.read(&new.name).await {
+        Err(Error::NotFound { .. }) => {}
+        Ok(_) => return Err(Error::Exists { name: new.name }),
+        Err(error) => return Err(error),
+    }
+    if new.tags.len() > shared.config.limits.tags {
+        return Err(Error::TooManyTags { limit: shared.config.limits.tags });
+    }
+    let _upload = shared.uploads.read().await;
+    let code = shared.take_package(new.code).await?;
+    let generation = shared.on_disk(|store| store.registry().next_generation()).await?;
+    let (state, last_update) = function_state::created();
+    let function = Function {
+        name: new.name,
+        config: new.config,
+        code,
+        tags: new.tags,
+        state,
+        last_update,
+        revision_id: new_revision_id(),
+        generation,
+        last_modified_ms: now_ms(),
+    };
+    let _turn = shared.writer.lock().await;
+    match shared.write(&function, Expect::Absent).await {
+        Ok(()) => {}
+        Err(Error::Store(store::Error::Conflict { .. })) => return Err(Error::Exists { name: function.name }),
+        Err(error) => return Err(error),
+    }
+    shared.publish(&function);
+    shared.clone().settle_later(&function);
+    Ok(function)
+}
+
+async fn delete(shared: Arc<Shared>, name: FunctionName) -> Result<(), Error> {
+    let _turn = shared.writer.lock().await;
+    let wanted = name.clone();
+    let existed = shared.on_disk(move |store| store.registry().delete_function(&wanted, Expect::Any)).await?;
+    if !existed {
+        return Err(Error::NotFound { name });
+    }
+    shared.unpublish(&name);
+    shared.forget_earlier(&name).await;
+    let wanted = name.clone();
+    if let Err(error) = shared.on_disk(move |store| store.logs().remove(&wanted)).await {
+        tracing::warn!(%name, error = &error as &dyn std::error::Error, "cannot remove a deleted function's log");
+    }
+    shared.collect_soon.notify_one();
+    Ok(())
+}

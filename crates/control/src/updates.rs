@@ -1,0 +1,154 @@
+//! Changing a function's code, configuration and settings. Each change is recorded as under way; invocations keep
+//! running what ran before until `transitions` has completed it.
+
+use crate::packages::CodeSource;
+use crate::{Error, Handle, Shared, new_revision_id, now_ms, to_the_end};
+use model::function::{Code, Network};
+use model::{Function, FunctionName, Runtime};
+use scheduler::function_state;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use store::Expect;
+
+/// What UpdateFunctionCode changes.
+#[derive(Debug)]
+pub struct CodeChange {
+    /// The new code.
+    pub code: CodeSource,
+    /// The new architecture, if it changes.
+    pub architecture: Option<String>,
+    /// Only check, change nothing.
+    pub dry_run: bool,
+    /// Only if the record still has this revision id.
+    pub revision_id: Option<String>,
+}
+
+/// What UpdateFunctionConfiguration changes; `None` leaves a field as it is.
+#[derive(Debug, Default, PartialEq)]
+pub struct ConfigChange {
+    /// The runtime.
+    pub runtime: Option<Runtime>,
+    /// The role's ARN.
+    pub role: Option<String>,
+    /// The handler.
+    pub handler: Option<String>,
+    /// The description.
+    pub description: Option<String>,
+    /// The timeout, seconds.
+    pub timeout_s: Option<u32>,
+    /// The memory limit, MB.
+    pub memory_mb: Option<u32>,
+    /// The size of `/tmp`, MB.
+    pub ephemeral_mb: Option<u32>,
+    /// All environment variables.
+    pub environment: Option<BTreeMap<String, String>>,
+    /// What of the network an instance sees.
+    pub network: Option<Network>,
+    /// Fields that are only stored and echoed: name to JSON text, or `None` to forget one.
+    pub echoed: BTreeMap<String, Option<String>>,
+    /// Only if the record still has this revision id.
+    pub revision_id: Option<String>,
+}
+
+impl ConfigChange {
+    fn apply(self, function: &mut Function) {
+        let config = &mut function.config;
+        let replace = |field: &mut String, value: Option<String>| {
+            if let Some(value) = value {
+                *field = value;
+            }
+        };
+        replace(&mut config.role, self.role);
+        replace(&mut config.description, self.description);
+        config.runtime = self.runtime.or(config.runtime.take());
+        config.handler = self.handler.or(config.handler.take());
+        config.timeout_s = self.timeout_s.unwrap_or(config.timeout_s);
+        config.memory_mb = self.memory_mb.unwrap_or(config.memory_mb);
+        config.ephemeral_mb = self.ephemeral_mb.unwrap_or(config.ephemeral_mb);
+        config.network = self.network.unwrap_or(config.network);
+        if let Some(environment) = self.environment {
+            config.environment = environment;
+        }
+        for (name, value) in self.echoed {
+            match value {
+                Some(text) => config.echoed.insert(name, text),
+                None => config.echoed.remove(&name),
+            };
+        }
+    }
+}
+
+impl Handle {
+    /// Takes the new package and records the update as under way; the answer is that record. A dry run checks the
+    /// same and answers with the record as it would be, which is not written.
+    pub async fn update_code(&self, name: &FunctionName, change: CodeChange) -> Result<Function, Error> {
+        to_the_end(update_code(self.shared.clone(), name.clone(), change)).await
+    }
+
+    /// Records the update as under way; the answer is that record.
+    pub async fn update_config(&self, name: &FunctionName, change: ConfigChange) -> Result<Function, Error> {
+        to_the_end(update_config(self.shared.clone(), name.clone(), change)).await
+    }
+}
+
+async fn update_code(shared: Arc<Shared>, name: FunctionName, change: CodeChange) -> Result<Function, Error> {
+    // Checked before the package is unpacked, and again under the lock.
+    let (function, _) = shared.read(&name).await?;
+    may_update(&function, change.revision_id.as_deref())?;
+    let _upload = shared.uploads.read().await;
+    let code = shared.take_package(change.code).await?;
+    let architecture = change.architecture;
+    let apply = move |function: &mut Function| set_code(function, code, architecture);
+    if change.dry_run {
+        let mut function = function;
+        apply(&mut function);
+        // The package was only looked at; nothing refers to it.
+        shared.collect_soon.notify_one();
+        return Ok(function);
+    }
+    start(&shared, &name, change.revision_id.as_deref(), apply).await
+}
+
+async fn update_config(shared: Arc<Shared>, name: FunctionName, mut change: ConfigChange) -> Result<Function, Error> {
+    let revision_id = change.revision_id.take();
+    start(&shared, &name, revision_id.as_deref(), move |function| change.apply(function)).await
+}
+
+fn set_code(function: &mut Function, code: Code, architecture: Option<String>) {
+    function.code = code;
+    if let Some(architecture) = architecture {
+        function.config.architecture = architecture;
+    }
+}
+
+fn may_update(function: &Function, revision_id: Option<&str>) -> Result<(), Error> {
+    if revision_id.is_some_and(|wanted| wanted != function.revision_id) {
+        return Err(Error::RevisionMismatch { name: function.name.clone() });
+    }
+    if function_state::is_busy(function) {
+        return Err(Error::Busy { name: function.name.clone() });
+    }
+    Ok(())
+}
+
+/// Writes an update's record and lets the transition go on in the background.
+async fn start(
+    shared: &Arc<Shared>,
+    name: &FunctionName,
+    revision_id: Option<&str>,
+    change: impl FnOnce(&mut Function),
+) -> Result<Function, Error> {
+    let _turn = shared.writer.lock().await;
+    let (mut function, revision) = shared.read(name).await?;
+    may_update(&function, revision_id)?;
+    // What runs now must be found again if the server ends before the update does.
+    shared.keep_earlier(&function).await?;
+    function_state::update_started(&mut function).map_err(|_| Error::Busy { name: name.clone() })?;
+    change(&mut function);
+    function.generation = shared.on_disk(|store| store.registry().next_generation()).await?;
+    function.revision_id = new_revision_id();
+    function.last_modified_ms = now_ms();
+    shared.write(&function, Expect::Revision(revision)).await?;
+    shared.clone().settle_later(&function);
+    Ok(function)
+}

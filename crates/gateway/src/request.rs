@@ -1,0 +1,405 @@
+//! One request from head to answer: route, authenticate, read the body, dispatch, and say it in HTTP.
+
+use crate::auth::{self, Keys, Mode};
+use crate::body::{self, ReadError};
+use crate::errors::{Exception, Refusal};
+use crate::metrics::{Answered, Asked, Metrics};
+use crate::query::Query;
+use crate::routes::{self, Match, Operation};
+use crate::validation::references::Place;
+use crate::{Auth, account, functions, invoke, own_api, tags};
+use bytes::Bytes;
+use hyper::body::{Body, Incoming};
+use hyper::header::{CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
+use hyper::http::request::Parts;
+use hyper::{Request, Response, StatusCode};
+use model::Limits;
+use prometheus_client::registry::Registry;
+use sha2::{Digest, Sha256};
+use std::future::{Future, poll_fn};
+use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Poll;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use tokio::sync::Semaphore;
+
+/// Bodies of more bytes than this are hashed and parsed on a thread that may block.
+const LARGE_BODY_BYTES: usize = 262_144;
+/// Requests with a large body that are read at once, ours: each may need a few times its size in memory.
+const LARGE_BODIES_MAX: usize = 8;
+const UNKNOWN: &str = "Unknown";
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-amzn-requestid");
+const ERROR_TYPE: HeaderName = HeaderName::from_static("x-amzn-errortype");
+
+/// What all requests share.
+pub struct Gateway {
+    pub limits: Limits,
+    pub place: Place,
+    pub router: router::Handle,
+    pub control: control::Handle,
+    pub metrics: Metrics,
+    pub draining: AtomicBool,
+    keys: Keys,
+    mode: Mode,
+    registry: Registry,
+    large_bodies: Semaphore,
+}
+
+/// One request whose sender is known.
+pub struct Call {
+    /// As the service model spells the operation.
+    pub operation: &'static str,
+    /// The path's parameters, decoded.
+    pub parameters: Vec<String>,
+    /// The query.
+    pub query: Query,
+    /// The headers.
+    pub headers: HeaderMap,
+    /// Host and port as the client knows them.
+    pub host: String,
+    /// The body.
+    pub body: Bytes,
+    /// The request's id, which becomes the invocation's.
+    pub id: Arc<str>,
+}
+
+/// An answer before it is HTTP.
+pub struct Answer {
+    pub status: u16,
+    pub headers: Vec<(HeaderName, HeaderValue)>,
+    pub content_type: &'static str,
+    pub body: body::Answer,
+}
+
+impl Answer {
+    /// JSON text.
+    pub fn json(status: u16, text: impl Into<Bytes>) -> Answer {
+        Answer { status, headers: Vec::new(), content_type: "application/json", body: text.into().into() }
+    }
+
+    /// A value as JSON.
+    pub fn of<T: serde::Serialize>(status: u16, value: &T) -> Result<Answer, Refusal> {
+        serde_json::to_vec(value).map(|text| Answer::json(status, text)).map_err(|error| Refusal::platform(&error))
+    }
+
+    /// No body.
+    pub fn empty(status: u16) -> Answer {
+        Answer { status, headers: Vec::new(), content_type: "", body: Bytes::new().into() }
+    }
+
+    fn text(status: u16, text: impl Into<Bytes>) -> Answer {
+        Answer { content_type: "text/plain; charset=utf-8", ..Answer::json(status, text) }
+    }
+}
+
+impl Call {
+    /// A parameter of the path. The route has as many as its operation asks for.
+    pub fn parameter(&self, index: usize) -> &str {
+        self.parameters.get(index).map_or("", String::as_str)
+    }
+
+    /// A header's text, if it is there and is text.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).and_then(|value| value.to_str().ok())
+    }
+}
+
+impl Gateway {
+    pub fn new(
+        limits: Limits,
+        auth: Auth,
+        place: Place,
+        router: router::Handle,
+        control: control::Handle,
+        registry: Registry,
+        metrics: Metrics,
+    ) -> Gateway {
+        let (keys, mode) = match auth {
+            Auth::Required(keys) => (keys, Mode::Required),
+            Auth::Open => (Keys::default(), Mode::Open),
+        };
+        let large_bodies = Semaphore::new(LARGE_BODIES_MAX);
+        let draining = AtomicBool::new(false);
+        Gateway { limits, place, router, control, metrics, draining, keys, mode, registry, large_bodies }
+    }
+
+    /// The key that signs our own URLs; `None` if nothing needs a signature.
+    pub fn signing_key(&self) -> Option<&auth::Key> {
+        match self.mode {
+            Mode::Required => self.keys.first(),
+            Mode::Open => None,
+        }
+    }
+
+    /// Answers one request, whatever happens.
+    pub async fn answer(self: Arc<Self>, request: Request<Incoming>, peer: SocketAddr) -> Response<body::Answer> {
+        let started = Instant::now();
+        let id: Arc<str> = uuid::Uuid::new_v4().to_string().into();
+        let _counted = InFlight::new(&self.metrics);
+        let (parts, body) = request.into_parts();
+        let found = routes::find(parts.method.as_str(), parts.uri.path(), parts.uri.query().unwrap_or(""));
+        let operation = match &found {
+            Match::Offered(_, name, _) | Match::NotOffered(name) => name,
+            Match::Unknown => UNKNOWN,
+        };
+        let carried = catch_panic(self.carry(found, parts, body, peer, id.clone())).await;
+        let result = carried.unwrap_or_else(|| {
+            self.metrics.panics.inc();
+            tracing::error!(%id, operation, "a request was ended by a defect");
+            Err(Refusal::new(Exception::Service, "An error occurred and the request cannot be processed."))
+        });
+        let response = respond(result, &id);
+        let status = response.status().as_u16();
+        self.metrics.requests.get_or_create(&Answered { operation, status }).inc();
+        self.metrics.duration_seconds.get_or_create(&Asked { operation }).observe(started.elapsed().as_secs_f64());
+        tracing::debug!(%id, operation, status, %peer, "request answered");
+        response
+    }
+
+    async fn carry(
+        &self,
+        found: Match,
+        parts: Parts,
+        body: Incoming,
+        peer: SocketAddr,
+        id: Arc<str>,
+    ) -> Result<Answer, Refusal> {
+        if let Some(answer) = self.unauthenticated(&parts, peer) {
+            return Ok(answer);
+        }
+        let time = Duration::from_millis(self.limits.body_read_ms);
+        let admitted = auth::screen(&self.keys, &signed(&parts, None), now_s(), self.place.region.as_str(), self.mode);
+        let admitted = admitted.map_err(Refusal::from).and_then(|()| self.offered(found, &parts));
+        let (operation, name, parameters) = match admitted {
+            Ok(admitted) => admitted,
+            Err(refusal) => {
+                body::discard_within(body, time).await;
+                return Err(refusal);
+            }
+        };
+        let _large = match body.size_hint().exact() {
+            Some(bytes) if bytes <= LARGE_BODY_BYTES as u64 => None,
+            Some(_) | None => self.large_bodies.acquire().await.ok(),
+        };
+        let bytes_max = self.body_bytes_max(operation);
+        let body = body::read(body, bytes_max, time).await.map_err(|error| unread(error, name, bytes_max))?;
+        self.verify(&parts, &body).await?;
+        let call = Call {
+            operation: name,
+            parameters,
+            query: Query::parse(parts.uri.query().unwrap_or("")),
+            host: host(&parts),
+            headers: parts.headers,
+            body,
+            id,
+        };
+        self.dispatch(operation, call).await
+    }
+
+    /// The two places that ask for no signature.
+    fn unauthenticated(&self, parts: &Parts, peer: SocketAddr) -> Option<Answer> {
+        match (parts.method.as_str(), parts.uri.path()) {
+            ("GET", "/healthz") if self.draining.load(Ordering::Acquire) => Some(Answer::text(503, "draining\n")),
+            ("GET", "/healthz") => Some(Answer::text(200, "ok\n")),
+            ("GET", "/metrics") if peer.ip().to_canonical().is_loopback() => Some(self.show_metrics()),
+            _ => None,
+        }
+    }
+
+    fn show_metrics(&self) -> Answer {
+        let mut text = String::new();
+        match prometheus_client::encoding::text::encode(&mut text, &self.registry) {
+            Ok(()) => {
+                let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+                Answer { content_type, ..Answer::text(200, text) }
+            }
+            Err(error) => Answer::text(500, format!("{error}\n")),
+        }
+    }
+
+    fn offered(&self, found: Match, parts: &Parts) -> Result<(Operation, &'static str, Vec<String>), Refusal> {
+        let (operation, text) = match found {
+            Match::Offered(operation, name, parameters) => return Ok((operation, name, parameters)),
+            Match::NotOffered(name) => (name, format!("Tidegate does not offer {name} yet")),
+            Match::Unknown => (UNKNOWN, format!("There is no operation {} {}", parts.method, parts.uri.path())),
+        };
+        self.metrics.not_offered.get_or_create(&Asked { operation }).inc();
+        Err(Refusal::new(Exception::UnknownOperation, text))
+    }
+
+    fn body_bytes_max(&self, operation: Operation) -> u64 {
+        match operation {
+            Operation::CreateFunction | Operation::UpdateFunctionCode => self.limits.deploy_request_bytes,
+            Operation::GetFunction
+            | Operation::GetFunctionConfiguration
+            | Operation::UpdateFunctionConfiguration
+            | Operation::ListFunctions
+            | Operation::DeleteFunction
+            | Operation::TagResource
+            | Operation::UntagResource
+            | Operation::ListTags
+            | Operation::GetAccountSettings
+            | Operation::Invoke
+            | Operation::GetSettings
+            | Operation::PutSettings
+            | Operation::ReadLog
+            | Operation::GetPackage => self.limits.request_payload_bytes,
+        }
+    }
+
+    async fn verify(&self, parts: &Parts, body: &Bytes) -> Result<(), Refusal> {
+        // Without demanded signatures nobody looks at the hash.
+        let hash = match self.mode {
+            Mode::Open => None,
+            Mode::Required if body.is_empty() => None,
+            Mode::Required => Some(sha256_hex(body.clone()).await?),
+        };
+        let request = signed(parts, hash.as_deref());
+        auth::verify(&self.keys, &request, now_s(), self.place.region.as_str(), self.mode)?;
+        Ok(())
+    }
+
+    async fn dispatch(&self, operation: Operation, call: Call) -> Result<Answer, Refusal> {
+        match operation {
+            Operation::Invoke => invoke::invoke(self, call).await,
+            Operation::CreateFunction => functions::create(self, call).await,
+            Operation::GetFunction => functions::get(self, call).await,
+            Operation::GetFunctionConfiguration => functions::get_configuration(self, call).await,
+            Operation::UpdateFunctionCode => functions::update_code(self, call).await,
+            Operation::UpdateFunctionConfiguration => functions::update_configuration(self, call).await,
+            Operation::ListFunctions => functions::list(self, call).await,
+            Operation::DeleteFunction => functions::delete(self, call).await,
+            Operation::TagResource => tags::tag(self, call).await,
+            Operation::UntagResource => tags::untag(self, call).await,
+            Operation::ListTags => tags::list(self, call).await,
+            Operation::GetAccountSettings => account::settings(self).await,
+            Operation::GetSettings => own_api::get_settings(self, call).await,
+            Operation::PutSettings => own_api::put_settings(self, call).await,
+            Operation::ReadLog => own_api::read_log(self, call).await,
+            Operation::GetPackage => own_api::get_package(self, call).await,
+        }
+    }
+}
+
+fn signed<'a>(parts: &'a Parts, body_sha256_hex: Option<&'a str>) -> auth::Request<'a> {
+    auth::Request {
+        method: parts.method.as_str(),
+        path: parts.uri.path(),
+        query: parts.uri.query().unwrap_or(""),
+        headers: &parts.headers,
+        authority: parts.uri.authority().map(|authority| authority.as_str()),
+        body_sha256_hex,
+    }
+}
+
+fn host(parts: &Parts) -> String {
+    let header = parts.headers.get(HOST).and_then(|value| value.to_str().ok());
+    header.or_else(|| parts.uri.authority().map(|a| a.as_str())).unwrap_or("localhost").to_owned()
+}
+
+async fn sha256_hex(body: Bytes) -> Result<String, Refusal> {
+    let hash = move || model::Digest(Sha256::digest(&body).into()).to_string();
+    on_the_side(hash).await
+}
+
+/// Does work on the CPU that may take long where it holds up nobody.
+pub async fn on_the_side<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Refusal> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| Refusal::platform(&error))
+}
+
+fn unread(error: ReadError, operation: &str, bytes_max: u64) -> Refusal {
+    match error {
+        ReadError::TooLarge => {
+            let exception = match operation {
+                "Invoke" => Exception::RequestTooLarge,
+                _ => Exception::RequestEntityTooLarge,
+            };
+            // Recorded so: Invoke is called by its longer name here.
+            let operation = if operation == "Invoke" { "InvokeFunction" } else { operation };
+            let text = format!("Request must be smaller than {bytes_max} bytes for the {operation} operation");
+            Refusal::new(exception, text)
+        }
+        ReadError::Slow => Refusal::new(Exception::RequestTimeout, "The request's body did not arrive in time."),
+        ReadError::Broken => Refusal::new(Exception::InvalidRequestContent, "The request's body ended early."),
+    }
+}
+
+fn respond(result: Result<Answer, Refusal>, id: &str) -> Response<body::Answer> {
+    let (answer, error_type) = match result {
+        Ok(answer) => (answer, None),
+        Err(refusal) => {
+            let mut answer = Answer::json(refusal.status, refusal.body());
+            if let Some(seconds) = refusal.retry_after_s {
+                answer.headers.push((RETRY_AFTER, HeaderValue::from(seconds)));
+            }
+            (answer, Some(refusal.error_type))
+        }
+    };
+    let mut response = Response::new(answer.body);
+    *response.status_mut() = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let headers = response.headers_mut();
+    if !answer.content_type.is_empty() {
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(answer.content_type));
+    }
+    if let Ok(id) = HeaderValue::from_str(id) {
+        headers.insert(REQUEST_ID, id);
+    }
+    if let Some(error_type) = error_type {
+        headers.insert(ERROR_TYPE, HeaderValue::from_static(error_type));
+    }
+    headers.extend(answer.headers);
+    response
+}
+
+/// `None` if the work panicked. The defect stays inside one request.
+async fn catch_panic<T>(work: impl Future<Output = T>) -> Option<T> {
+    let mut work = pin!(work);
+    poll_fn(move |cx| match catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(cx))) {
+        Ok(Poll::Pending) => Poll::Pending,
+        Ok(Poll::Ready(result)) => Poll::Ready(Some(result)),
+        Err(_) => Poll::Ready(None),
+    })
+    .await
+}
+
+/// Seconds since the Unix epoch.
+pub fn now_s() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+/// Counts a request while it is carried.
+struct InFlight(Metrics);
+
+impl InFlight {
+    fn new(metrics: &Metrics) -> InFlight {
+        metrics.in_flight.inc();
+        InFlight(metrics.clone())
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.in_flight.dec();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_ends_only_its_own_request() {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        assert_eq!(runtime.block_on(catch_panic(async { 1 })), Some(1));
+        let defect = async {
+            tokio::task::yield_now().await;
+            if true {
+                panic!("on purpose");
+            }
+        };
+        assert_eq!(runtime.block_on(catch_panic(defect)), None);
+    }
+}

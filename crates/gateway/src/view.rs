@@ -1,0 +1,130 @@
+//! How a function's record looks in answers: every default spelled out (`lambda-semantics.md` section 2).
+
+use crate::validation::references::Place;
+use api::lambda::{Environment, EphemeralStorage, FunctionConfiguration, RuntimeVersionConfig};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use model::function::{Config, LastUpdate, Reason, State};
+use model::{Function, Qualifier, Version};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+use time::OffsetDateTime;
+use time::macros::format_description;
+
+/// How much of a record is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Detail {
+    /// Everything.
+    Full,
+    /// As in lists: neither states nor the runtime's version.
+    Listed,
+}
+
+/// A function's record as the API shows it. The ARN is qualified if the caller's reference was.
+pub fn configuration(
+    function: &Function,
+    place: &Place,
+    qualifier: Option<&Qualifier>,
+    detail: Detail,
+) -> FunctionConfiguration {
+    let config = &function.config;
+    let echoed = |name: &str| config.echoed.get(name).and_then(|text| serde_json::from_str::<Value>(text).ok());
+    let mut shown = FunctionConfiguration {
+        function_name: function.name.to_string(),
+        function_arn: place.arn(&function.name, qualifier).to_string(),
+        runtime: config.runtime.as_ref().map(|runtime| runtime.0.clone()),
+        role: config.role.clone(),
+        handler: config.handler.clone(),
+        code_size: function.code.size_bytes,
+        description: config.description.clone(),
+        timeout: config.timeout_s,
+        memory_size: config.memory_mb,
+        last_modified: timestamp(function.last_modified_ms),
+        code_sha256: STANDARD.encode(function.code.digest.0),
+        version: Version::Latest.to_string(),
+        vpc_config: echoed("VpcConfig"),
+        dead_letter_config: echoed("DeadLetterConfig"),
+        environment: environment(config),
+        kms_key_arn: echoed("KMSKeyArn"),
+        tracing_config: Some(echoed("TracingConfig").unwrap_or_else(|| json!({ "Mode": "PassThrough" }))),
+        revision_id: function.revision_id.clone(),
+        layers: echoed("Layers"),
+        file_system_configs: echoed("FileSystemConfigs"),
+        package_type: config.package_type.clone(),
+        image_config_response: echoed("ImageConfig"),
+        architectures: vec![config.architecture.clone()],
+        ephemeral_storage: Some(EphemeralStorage { size: config.ephemeral_mb }),
+        snap_start: Some(
+            echoed("SnapStart").unwrap_or_else(|| json!({ "ApplyOn": "None", "OptimizationStatus": "Off" })),
+        ),
+        logging_config: Some(logging(echoed("LoggingConfig"), function)),
+        tenancy_config: echoed("TenancyConfig"),
+        capacity_provider_config: echoed("CapacityProviderConfig"),
+        durable_config: echoed("DurableConfig"),
+        ..FunctionConfiguration::default()
+    };
+    if detail == Detail::Full {
+        show_states(&mut shown, function);
+        shown.runtime_version_config = config.runtime.as_ref().map(|runtime| runtime_version(&runtime.0, place));
+    }
+    shown
+}
+
+fn show_states(shown: &mut FunctionConfiguration, function: &Function) {
+    let (state, reason): (&str, Option<&Reason>) = match &function.state {
+        State::Pending(reason) => ("Pending", Some(reason)),
+        State::Active => ("Active", None),
+        State::Inactive(reason) => ("Inactive", Some(reason)),
+        State::Failed(reason) => ("Failed", Some(reason)),
+    };
+    shown.state = Some(state.to_owned());
+    shown.state_reason = reason.map(|r| r.text.clone());
+    shown.state_reason_code = reason.map(|r| r.code.clone());
+    let (status, reason) = match &function.last_update {
+        None => (None, None),
+        Some(LastUpdate::InProgress(reason)) => (Some("InProgress"), Some(reason)),
+        Some(LastUpdate::Successful) => (Some("Successful"), None),
+        Some(LastUpdate::Failed(reason)) => (Some("Failed"), Some(reason)),
+    };
+    shown.last_update_status = status.map(str::to_owned);
+    shown.last_update_status_reason = reason.map(|r| r.text.clone());
+    shown.last_update_status_reason_code = reason.map(|r| r.code.clone());
+}
+
+fn environment(config: &Config) -> Option<Environment> {
+    let variables = config.environment.clone();
+    (!variables.is_empty()).then_some(Environment { variables })
+}
+
+fn logging(configured: Option<Value>, function: &Function) -> Value {
+    let mut shown = configured.unwrap_or_else(|| json!({ "LogFormat": "Text" }));
+    if let Some(members) = shown.as_object_mut() {
+        members.entry("LogGroup").or_insert_with(|| format!("/aws/lambda/{}", function.name).into());
+    }
+    shown
+}
+
+/// AWS names each build of a runtime by a hash; here the interpreter is the machine's, so the identifier is hashed.
+fn runtime_version(runtime: &str, place: &Place) -> RuntimeVersionConfig {
+    let digest = model::Digest(Sha256::digest(runtime.as_bytes()).into());
+    RuntimeVersionConfig { runtime_version_arn: format!("arn:aws:lambda:{}::runtime:{digest}", place.region) }
+}
+
+/// `2026-11-23T04:48:45.123+0000`
+fn timestamp(epoch_ms: u64) -> String {
+    let format = format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]+0000");
+    let time = OffsetDateTime::from_unix_timestamp_nanos(i128::from(epoch_ms) * 1_000_000);
+    time.unwrap_or(OffsetDateTime::UNIX_EPOCH).format(&format).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn timestamps() {
+        assert_eq!(timestamp(1_795_409_325_123), "2026-11-23T04:48:45.123+0000");
+        assert_eq!(timestamp(0), "1970-01-01T00:00:00.000+0000");
+        assert_eq!(timestamp(u64::MAX), "1970-01-01T00:00:00.000+0000");
+    }
+}

@@ -1,0 +1,213 @@
+//! Network namespaces made ahead of need. To make one, with its link to the host, takes longer than everything else of
+//! a sandbox together and waits for locks of the whole kernel; so a process of its own does it, one after the other,
+//! and the launcher keeps a few in hand. None is used twice: an instance finds no trace of another's connections.
+
+use crate::links::{GUEST_LINK, Links};
+use crate::network::Network;
+use crate::sys::{self, Fork, Process};
+use crate::wire::{self, Buffer, Wait};
+use rustix::process::Signal;
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeSet, VecDeque};
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+/// Namespaces kept in hand.
+const READY: usize = 4;
+/// Namespaces asked for at one time, at most: what fits the socket easily.
+const ASKED_MAX: usize = 64;
+/// A name may still belong to a link that the kernel is about to remove: attempts, 5 ms apart.
+const NAME_ATTEMPTS: u32 = 200;
+
+/// A request to the maker: make the namespace with this index.
+#[derive(Debug, Serialize, Deserialize)]
+struct Make {
+    index: u32,
+}
+
+/// The maker's answer; beside it, on success, the namespace.
+#[derive(Debug, Serialize, Deserialize)]
+struct Made {
+    index: u32,
+    error: Option<String>,
+}
+
+/// A namespace that is connected to the host; it goes when this and the last process in it are gone.
+#[derive(Debug)]
+pub struct Namespace {
+    /// Names its link and its addresses.
+    pub index: u32,
+    /// The namespace.
+    pub file: OwnedFd,
+}
+
+/// The namespaces in hand, and the process that makes them.
+pub struct Pool {
+    maker: Process,
+    /// Readable when the maker has answered.
+    pub socket: OwnedFd,
+    ready: VecDeque<Namespace>,
+    asked: usize,
+    /// Indices that are in hand, in use or asked for.
+    taken: BTreeSet<u32>,
+    next: u32,
+    indices: u32,
+}
+
+impl Pool {
+    /// Starts the maker and asks for the first namespaces. `indices`: how many there can be.
+    pub fn start(network: &Network, indices: u32) -> io::Result<Pool> {
+        let (ours, theirs) = wire::pair().map_err(io::Error::other)?;
+        let maker = match sys::fork(0, None)? {
+            Fork::Parent(maker) => maker,
+            Fork::Child => {
+                drop(ours);
+                let _ = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
+                if let Err(error) = serve(network, theirs.as_fd()) {
+                    eprintln!("tidegate launcher: the maker of network namespaces ends: {error}");
+                }
+                sys::exit_now(0)
+            }
+        };
+        let (ready, taken) = (VecDeque::new(), BTreeSet::new());
+        let mut pool = Pool { maker, socket: ours, ready, asked: 0, taken, next: 0, indices };
+        pool.ask(0);
+        Ok(pool)
+    }
+
+    /// Takes one from those in hand. `waiting`: how many starts wait for one besides.
+    pub fn take(&mut self, waiting: usize) -> Option<Namespace> {
+        let taken = self.ready.pop_front();
+        self.ask(waiting);
+        taken
+    }
+
+    /// Gives an index back whose namespace has been dropped.
+    pub fn free(&mut self, index: u32) {
+        self.taken.remove(&index);
+    }
+
+    /// Asks for as many as are missing.
+    pub fn ask(&mut self, waiting: usize) {
+        while self.ready.len() + self.asked < READY + waiting && self.asked < ASKED_MAX {
+            let Some(index) = self.free_index() else { return };
+            if wire::send(self.socket.as_fd(), &Make { index }, &[], Wait::Poll).is_err() {
+                return;
+            }
+            self.taken.insert(index);
+            self.asked += 1;
+        }
+    }
+
+    fn free_index(&mut self) -> Option<u32> {
+        for _ in 0..=self.taken.len() {
+            let index = self.next;
+            self.next = (self.next + 1) % self.indices.max(1);
+            if !self.taken.contains(&index) {
+                return (self.taken.len() < self.indices as usize).then_some(index);
+            }
+        }
+        None
+    }
+
+    /// Takes the maker's answers. An error: one could not be made, or the maker has ended.
+    pub fn read(&mut self, buffer: &mut Buffer) -> Result<(), ReadError> {
+        for _ in 0..ASKED_MAX {
+            match wire::receive::<Made>(self.socket.as_fd(), buffer, Wait::Poll) {
+                Ok(got) => {
+                    self.asked = self.asked.saturating_sub(1);
+                    let index = got.message.index;
+                    match (got.message.error, got.files.into_iter().next()) {
+                        (None, Some(file)) => self.ready.push_back(Namespace { index, file }),
+                        (error, _) => {
+                            self.taken.remove(&index);
+                            return Err(ReadError::Make(error.unwrap_or_else(|| "no namespace".into())));
+                        }
+                    }
+                }
+                Err(error) if error.would_block() => return Ok(()),
+                Err(_) => return Err(ReadError::Ended),
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends the maker and drops what is in hand.
+    pub fn end(self) {
+        self.maker.signal(Signal::KILL);
+        let _ = self.maker.wait(true);
+    }
+}
+
+/// Why there is no answer from the maker.
+#[derive(Debug)]
+pub enum ReadError {
+    /// It could not make one.
+    Make(String),
+    /// It has ended.
+    Ended,
+}
+
+/// The maker: until the launcher closes its end.
+fn serve(network: &Network, socket: BorrowedFd<'_>) -> io::Result<()> {
+    let home = fs::File::open("/proc/self/ns/net")?;
+    let mut buffer = Buffer::default();
+    loop {
+        let index = match wire::receive::<Make>(socket, &mut buffer, Wait::Block) {
+            Ok(got) => got.message.index,
+            Err(wire::Error::Closed) => return Ok(()),
+            Err(error) => return Err(io::Error::other(error)),
+        };
+        let made = make(network, index, home.as_fd());
+        sys::enter_network(home.as_fd())?;
+        let sent = match made {
+            Ok(file) => wire::send(socket, &Made { index, error: None }, &[file.as_fd()], Wait::Block),
+            Err(error) => wire::send(socket, &Made { index, error: Some(error.to_string()) }, &[], Wait::Block),
+        };
+        sent.map_err(io::Error::other)?;
+    }
+}
+
+/// Makes a namespace with everything in it; leaves this process in it or at home. What asks for a link by name asks the
+/// namespace that the process is in.
+fn make(network: &Network, index: u32, home: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    sys::unshare(libc::CLONE_NEWNET)?;
+    let file: OwnedFd = fs::File::open("/proc/self/ns/net")?.into();
+    prepare_own()?;
+    sys::enter_network(home)?;
+    let name = connect(network, index, file.as_fd())?;
+    let configure = || {
+        sys::enter_network(file.as_fd())?;
+        let links = Links::open()?;
+        let (guest, host) = network.ends(index);
+        links.add_address(GUEST_LINK, guest)?;
+        links.up(GUEST_LINK)?;
+        links.add_default_route(host)
+    };
+    configure().inspect_err(|_| network.disconnect(&name))?;
+    Ok(file)
+}
+
+fn connect(network: &Network, index: u32, namespace: BorrowedFd<'_>) -> io::Result<String> {
+    let mut attempts = NAME_ATTEMPTS;
+    loop {
+        match network.connect(index, namespace) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && attempts > 0 => {
+                attempts -= 1;
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            other => return other,
+        }
+    }
+}
+
+/// What every namespace has, connected or not: a loopback, and no IPv6. Of the namespace that the caller is in.
+pub fn prepare_own() -> io::Result<()> {
+    // Absent when the kernel has no IPv6.
+    for scope in ["all", "default"] {
+        let _ = fs::write(format!("/proc/sys/net/ipv6/conf/{scope}/disable_ipv6"), "1");
+    }
+    Links::open()?.up("lo")
+}

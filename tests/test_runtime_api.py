@@ -1,0 +1,200 @@
+"""Custom runtimes: the Runtime API as a `bootstrap` sees it, with its headers and its refusals."""
+
+import json
+import re
+import time
+
+import pytest
+
+from support import arn_of
+from support.packages import fixture, zip_fixture, zip_of
+from support.polling import wait_until
+
+UUID = r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+
+
+@pytest.fixture
+def custom(make):
+    """Makes a function of the test bootstrap."""
+
+    def create(package=None, **parameters):
+        settings = {"Runtime": "provided.al2023", "Handler": "some.handler", **parameters}
+        return make(package or zip_fixture("bootstrap"), **settings)
+
+    return create
+
+
+@pytest.fixture(scope="module")
+def plain(api):
+    """One such function for tests that leave it as it is."""
+    name = api.create(zip_fixture("bootstrap"), Runtime="provided.al2023", Handler="some.handler")
+    yield name
+    api.delete(name)
+
+
+def line_of(answer, word):
+    """A line that the bootstrap printed, as JSON."""
+    found = re.search(rf"^{word} (.*)$", answer.log, re.MULTILINE)
+    assert found, answer.log
+    return json.loads(found[1])
+
+
+@pytest.mark.parametrize("runtime", ["provided.al2023", "provided.al2", "provided"])
+def test_every_custom_runtime(custom, api, runtime):
+    name = custom(Runtime=runtime)
+    assert api.invoke(name, {"a": 1}).ok() == {"a": 1}
+    assert api.invoke(name, {"a": 2}).ok() == {"a": 2}
+
+
+def test_a_shell_script(custom, api):
+    script = """#!/bin/sh
+set -eu
+base="http://$AWS_LAMBDA_RUNTIME_API/2018-06-01/runtime/invocation"
+while :; do
+  event=$(curl -sS -D /tmp/headers "$base/next")
+  id=$(tr -d '\\r' < /tmp/headers | sed -n 's/^[Ll]ambda-[Rr]untime-[Aa]ws-[Rr]equest-[Ii]d: //p')
+  curl -sS -o /dev/null -X POST -d "{\\"shell\\": $event}" "$base/$id/response"
+done
+"""
+    name = custom(zip_of({"bootstrap": script}, executable=("bootstrap",)))
+    assert api.invoke(name, {"a": 1}).ok() == {"shell": {"a": 1}}
+
+
+def test_headers_of_next(plain, api):
+    before = time.time() * 1000
+    answer = api.invoke(plain, {"do": "headers"}, ClientContext="eyJjdXN0b20iOnsiYSI6ImIifX0=")
+    seen = answer.ok()
+    assert seen["lambda-runtime-aws-request-id"] == answer.headers["x-amzn-requestid"]
+    assert seen["lambda-runtime-invoked-function-arn"] == arn_of(plain)
+    assert before + 20_000 < int(seen["lambda-runtime-deadline-ms"]) <= time.time() * 1000 + 30_000
+    assert seen["lambda-runtime-trace-id"].lower().startswith("root=1-")
+    assert json.loads(seen["lambda-runtime-client-context"]) == {"custom": {"a": "b"}}
+    assert seen["content-type"] == "application/json"
+
+
+def test_answers_of_response(custom, api):
+    """The first answer is taken; a second one for the same invocation is refused."""
+    name = custom()
+    assert api.invoke(name, {"do": "status of response"}).ok() == "first"
+    api.invoke(name, {"do": "echo"}).ok()
+
+    def printed():
+        lines = api.logs(name)
+        return lines if any(line.startswith("AGAIN ") for line in lines) else None
+
+    lines = wait_until(printed, "the bootstrap printed what it was answered")
+    first = next(line for line in lines if line.startswith("RESPONSE "))
+    assert json.loads(first.removeprefix("RESPONSE ")) == [202, '{"status":"OK"}']
+    again = next(line for line in lines if line.startswith("AGAIN "))
+    assert json.loads(again.removeprefix("AGAIN "))[0] in (400, 403)
+
+
+def test_wrong_ids(plain, api):
+    seen = api.invoke(plain, {"do": "wrong id"}).ok()
+    for answer in seen.values():
+        assert answer["status"] == 400
+        assert json.loads(answer["body"]) == {"errorMessage": "Invalid request ID", "errorType": "InvalidRequestID"}
+
+
+def test_init_error_after_init(plain, api):
+    answer = api.invoke(plain, {"do": "init error too late"}).ok()
+    assert answer["status"] == 403
+    body = json.loads(answer["body"])
+    assert body["errorType"] == "InvalidStateTransition"
+    assert re.match(r"^State transition from \w+ to \w+ failed for runtime\. Error: ", body["errorMessage"]), body
+
+
+def test_too_large_a_response(custom, api):
+    """The runtime is told 413; the caller gets the error outcome, whatever the runtime does next."""
+    answer = api.invoke(custom(MemorySize=512), {"do": "too large"})
+    error = answer.failed()
+    assert error["errorType"] == "Function.ResponseSizeTooLarge"
+    assert error["errorMessage"] == "Response payload size exceeded maximum allowed payload size (6291556 bytes)."
+
+
+def test_unknown_paths(plain, api):
+    for answer in api.invoke(plain, {"do": "unknown path"}).ok():
+        assert answer["status"] in (404, 405)
+
+
+@pytest.mark.parametrize("kind", [None, "Runtime.Something", "Function.Mine", "no such shape"])
+def test_reported_errors(custom, api, kind):
+    name = custom()
+    error = api.invoke(name, {"do": "error", "type": kind}, tail=True).failed()
+    assert error == {"errorType": "My.Error", "errorMessage": "from the bootstrap", "stackTrace": []}
+    assert api.invoke(name, {"again": 1}).ok() == {"again": 1}
+
+
+def test_a_response_need_not_be_json(custom, api):
+    """On Lambda the bytes of a custom runtime are passed on as they are."""
+    answer = api.invoke(custom(), {"do": "raw answer", "raw": "no json"})
+    assert answer.status == 200 and answer.body == b"no json"
+
+
+def test_init_error(custom, api):
+    name = custom(Environment={"Variables": {"FAIL_INIT": "1"}})
+    answer = api.invoke(name, {}, tail=True)
+    error = answer.failed()
+    assert error["errorMessage"] == "cannot begin" and error["errorType"] == "My.InitError"
+    assert line_of(answer, "INIT") == [202, '{"status":"OK"}']
+
+
+@pytest.mark.parametrize("code,text", [("0", "without providing a reason"), ("9", "with error: exit status 9")])
+def test_an_exit_before_next(custom, api, code, text):
+    error = api.invoke(custom(Environment={"Variables": {"EXIT_EARLY": code}}), {}).failed()
+    assert error["errorType"] == "Runtime.ExitError" and f"Runtime exited {text}" in error["errorMessage"]
+
+
+def test_an_exit_in_the_middle(custom, api):
+    name = custom()
+    error = api.invoke(name, {"do": "exit", "code": 4}).failed()
+    assert error["errorType"] == "Runtime.ExitError" and error["errorMessage"].endswith("exit status 4")
+    assert api.invoke(name, {"fine": 1}).ok() == {"fine": 1}
+
+
+def test_timeout(custom, api):
+    name = custom(Timeout=1)
+    error = api.invoke(name, {"do": "sleep", "seconds": 20}).failed()
+    assert error["errorType"] == "Sandbox.Timedout" and error["errorMessage"].endswith(
+        "Error: Task timed out after 1.00 seconds"
+    )
+    assert api.invoke(name, {"fine": 1}).ok() == {"fine": 1}
+
+
+def test_next_without_an_answer(custom, api):
+    """Asking for the next event while one is open does not break the open one for good."""
+    name = custom(Timeout=5)
+    api.invoke(name, {"do": "next twice"})
+    assert api.invoke(name, {"fine": 1}).ok() == {"fine": 1}
+
+
+def test_environment_and_place(plain, api):
+    seen = api.invoke(plain, {"do": "environment"}).ok()
+    assert seen["AWS_LAMBDA_RUNTIME_API"] == "127.0.0.1:9001" and "AWS_EXECUTION_ENV" not in seen
+    assert seen["_HANDLER"] == "some.handler" and seen["LAMBDA_TASK_ROOT"] == "/var/task"
+    seen = api.invoke(plain, {"do": "args"}).ok()
+    assert seen["cwd"] == "/var/task" and set(seen["fds"]) <= {"0", "1", "2", "3", "4"}
+
+
+@pytest.mark.parametrize(
+    "package,why",
+    [
+        (zip_of({"other": "x"}), "no bootstrap"),
+        (zip_of({"bootstrap": fixture("bootstrap")}), "not executable"),
+        (zip_of({"bootstrap": "#!/no/such/interpreter\n"}, executable=("bootstrap",)), "no interpreter"),
+        (zip_of({"bootstrap": b"\x7fELF nonsense"}, executable=("bootstrap",)), "not a program"),
+    ],
+)
+def test_entry_points_that_cannot_run(custom, api, package, why):
+    name = custom(package)
+    error = api.invoke(name, {}).failed()
+    assert error["errorType"] in ("Runtime.InvalidEntrypoint", "Runtime.ExitError"), (why, error)
+    assert "/var/task/bootstrap" in error["errorMessage"] or "exit" in error["errorMessage"], error
+
+
+def test_a_file_beside_the_bootstrap(custom, api):
+    package = zip_of(
+        {"bootstrap": "#!/bin/sh\nexec /var/task/real/bootstrap\n", "real/bootstrap": fixture("bootstrap")},
+        executable=("bootstrap", "real/bootstrap"),
+    )
+    assert api.invoke(custom(package), 7).ok() == 7
