@@ -14,7 +14,8 @@ from support.clients import free_name
 from support.packages import code_sha256, zip_fixture, zip_of
 from support.server import clean_environment
 
-API_ERROR = 254
+# Version 1 of the AWS CLI ends with 255 after an API error, version 2 with 254.
+API_ERRORS = (254, 255)
 
 
 def aws_program() -> str:
@@ -50,6 +51,13 @@ def aws(server, tmp_path):
     return run
 
 
+def raw_payload(text: str) -> list:
+    """The arguments that send a payload as it is; version 1 needs no flag for that."""
+    version = subprocess.run([aws_program(), "--version"], capture_output=True, text=True, timeout=60, check=True)
+    flag = ["--cli-binary-format", "raw-in-base64-out"] if "aws-cli/2" in version.stdout + version.stderr else []
+    return [*flag, "--payload", text]
+
+
 def test_the_main_flow(aws, api, tmp_path):
     name = free_name("cli")
     (tmp_path / "one.zip").write_bytes(
@@ -78,7 +86,7 @@ def _create_and_invoke(aws, name, tmp_path):
         "--zip-file",
         "fileb://one.zip",
         "--environment",
-        "Variables={A=1}",
+        "Variables={ONE=1}",
     )
     assert code == 0, error
     assert made["FunctionArn"] == arn_of(name) and made["State"] == "Pending"
@@ -88,10 +96,7 @@ def _create_and_invoke(aws, name, tmp_path):
         "invoke",
         "--function-name",
         name,
-        "--cli-binary-format",
-        "raw-in-base64-out",
-        "--payload",
-        '{"a": 1}',
+        *raw_payload('{"a": 1}'),
         "--log-type",
         "Tail",
         "out.json",
@@ -130,7 +135,7 @@ def _list_and_delete(aws, name):
     assert aws("get-account-settings")[0] == 0
     assert aws("delete-function", "--function-name", name)[0] == 0
     code, _, error = aws("get-function", "--function-name", name)
-    assert code == API_ERROR and "ResourceNotFoundException" in error
+    assert code in API_ERRORS and "ResourceNotFoundException" in error
 
 
 def test_a_function_error_is_no_cli_error(aws, make, tmp_path):
@@ -139,10 +144,7 @@ def test_a_function_error_is_no_cli_error(aws, make, tmp_path):
         "invoke",
         "--function-name",
         name,
-        "--cli-binary-format",
-        "raw-in-base64-out",
-        "--payload",
-        '{"text": "boom"}',
+        *raw_payload('{"text": "boom"}'),
         "out.json",
     )
     assert code == 0 and answer["FunctionError"] == "Unhandled", error
@@ -205,4 +207,4 @@ def test_errors(aws, probe, tmp_path):
     ]
     for arguments, text in cases:
         code, _, error = aws(*arguments)
-        assert code == API_ERROR and text in error, (arguments, error)
+        assert code in API_ERRORS and text in error, (arguments, error)

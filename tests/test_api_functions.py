@@ -275,7 +275,7 @@ class TestUpdateCode:
 
 class TestUpdateConfiguration:
     def test_changes_only_what_is_given(self, api, make):
-        name = make(Description="kept", Environment={"Variables": {"A": "1"}})
+        name = make(Description="kept", Environment={"Variables": {"ONE": "1"}})
         before = api.client.get_function_configuration(FunctionName=name)
         answer = api.client.update_function_configuration(FunctionName=name, Timeout=9, MemorySize=192)
         assert (answer["Timeout"], answer["MemorySize"], answer["LastUpdateStatus"]) == (9, 192, "InProgress")
@@ -285,7 +285,7 @@ class TestUpdateConfiguration:
         assert after == before
 
     def test_empty_environment_clears(self, api, make):
-        name = make(Environment={"Variables": {"A": "1"}})
+        name = make(Environment={"Variables": {"ONE": "1"}})
         api.update(name, Environment={"Variables": {}})
         found = api.client.get_function_configuration(FunctionName=name)
         assert found.get("Environment", {}).get("Variables", {}) == {}

@@ -207,10 +207,11 @@ class TestFullDisk:
         assert api.invoke(another, 1).ok() == 1
 
     def test_a_disk_without_any_room(self, server_factory, small_disk):
-        """Nothing can be written at all: changes are refused, invocations go on, and the room coming back heals it."""
+        """Nothing can be written at all: changes are refused, warm invocations go on, and the room coming back heals it."""
         server = server_factory(data_dir=small_disk)
         api = Api(server.endpoint, server.credentials())
         name = api.create(zip_fixture("probe.py"))
+        assert api.invoke(name, "warm").ok() == "warm"
         filler = os.path.join(os.path.dirname(small_disk), "filler")
         with open(filler, "wb", buffering=0) as file:
             with pytest.raises(OSError):

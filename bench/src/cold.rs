@@ -22,7 +22,7 @@ pub struct Cold {
 
 /// Measures in rounds; within a round the two alternate, and who begins alternates too.
 pub fn measure(options: &Options, platform: &Platform, subjects: &[Subject]) -> Result<Vec<Cold>, Failure> {
-    subjects.iter().map(|subject| one(options, platform, subject)).collect()
+    subjects.iter().map(|subject| platform.with(subject, || one(options, platform, subject))).collect()
 }
 
 fn one(options: &Options, platform: &Platform, subject: &Subject) -> Result<Cold, Failure> {

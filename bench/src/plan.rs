@@ -9,6 +9,8 @@ use std::process::Command;
 
 /// The event of every invocation.
 pub const EVENT: &str = r#"{"name":"Ada"}"#;
+/// What every handler answers to it.
+pub const GREETING: &str = "Hello, Ada";
 /// Memory of every function, MB: the size that buys one whole CPU, so that the quota does not distort the figures.
 pub const MEMORY_MB: u32 = 1_769;
 

@@ -3,13 +3,13 @@
 use crate::Failure;
 use crate::http::{Connection, Message};
 use crate::options::Options;
-use crate::plan::{EVENT, MEMORY_MB, Subject};
+use crate::plan::{EVENT, GREETING, MEMORY_MB, Subject};
 use crate::process::{self, Process};
 use serde_json::{Value, json};
 use std::fmt::Write;
 use std::fs::{self, File};
 use std::net::{SocketAddr, TcpListener};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -27,10 +27,11 @@ pub struct Platform {
     child: Child,
     folder: PathBuf,
     address: SocketAddr,
+    tidegate: PathBuf,
 }
 
 impl Platform {
-    /// Starts the server without authentication (the signature is not what is measured) and deploys the functions.
+    /// Starts the server without authentication: the signature is not what is measured.
     pub fn start(options: &Options, subjects: &[Subject]) -> Result<Platform, Failure> {
         let folder = std::env::temp_dir().join(format!("tidegate-bench-{}", std::process::id()));
         let at = || Failure::during(format!("cannot prepare {}", folder.display()));
@@ -48,11 +49,8 @@ impl Platform {
             .stderr(log)
             .spawn()
             .map_err(Failure::during(format!("cannot start {}", options.tidegate.display())))?;
-        let platform = Platform { child, folder, address };
+        let platform = Platform { child, folder, address, tidegate: options.tidegate.clone() };
         platform.ready()?;
-        for subject in subjects {
-            platform.deploy(&options.tidegate, subject)?;
-        }
         Ok(platform)
     }
 
@@ -61,19 +59,27 @@ impl Platform {
         process::poll_until(CHANGE_LIMIT, healthy).ok_or_else(|| self.failure("the server did not become ready"))
     }
 
+    /// Deploys a function, measures it, and removes it with all its instances: what is measured next has the machine
+    /// for itself.
+    pub fn with<T>(&self, subject: &Subject, work: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
+        self.deploy(subject)?;
+        let measured = work()?;
+        self.request("DELETE", &format!("/2015-03-31/functions/{}", subject.name), "")?;
+        self.instances_gone()?;
+        Ok(measured)
+    }
+
     /// Through the same command that users type.
-    fn deploy(&self, tidegate: &Path, subject: &Subject) -> Result<(), Failure> {
-        let mut command = Command::new(tidegate);
+    fn deploy(&self, subject: &Subject) -> Result<(), Failure> {
+        let mut command = Command::new(&self.tidegate);
         command.arg("deploy").arg(&subject.folder).args(["--name", subject.name, "--runtime", &subject.runtime]);
         command.args(["--handler", subject.handler, "--memory", &MEMORY_MB.to_string()]);
         command.env("AWS_ENDPOINT_URL", format!("http://{}", self.address));
         process::capture(&mut command)?;
         // Answers that are wrong would make every figure worthless.
-        let answer = Value::from(self.connect()?.invoke(subject.name)?.0);
-        if answer == json!("Hello, Ada") {
-            Ok(())
-        } else {
-            Err(self.failure(&format!("{}: answered {answer}", subject.name)))
+        match self.connect()?.invoke(subject.name)? {
+            (greeting, ..) if greeting == GREETING => Ok(()),
+            (greeting, ..) => Err(self.failure(&format!("{}: answered {greeting}", subject.name))),
         }
     }
 
@@ -97,8 +103,12 @@ impl Platform {
             (configuration["LastUpdateStatus"] == "Successful").then_some(())
         };
         process::poll_until(CHANGE_LIMIT, successful).ok_or_else(|| self.failure("the update did not succeed"))?;
-        process::poll_until(GONE_LIMIT, || self.guests().is_empty().then_some(()))
-            .ok_or_else(|| self.failure("the replaced instances did not end"))
+        self.instances_gone()
+    }
+
+    fn instances_gone(&self) -> Result<(), Failure> {
+        let gone = process::poll_until(GONE_LIMIT, || self.guests().is_empty().then_some(()));
+        gone.ok_or_else(|| self.failure(&format!("instances did not end: {:?}", self.guests())))
     }
 
     fn request(&self, method: &str, path: &str, body: &str) -> Result<Message, Failure> {

@@ -22,7 +22,7 @@ pub struct Processor {
 
 /// Measures on one connection, one invocation after the other.
 pub fn measure(options: &Options, platform: &Platform, subjects: &[Subject]) -> Result<Vec<Processor>, Failure> {
-    subjects.iter().map(|subject| one(options, platform, subject)).collect()
+    subjects.iter().map(|subject| platform.with(subject, || one(options, platform, subject))).collect()
 }
 
 fn one(options: &Options, platform: &Platform, subject: &Subject) -> Result<Processor, Failure> {

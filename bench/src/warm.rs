@@ -39,7 +39,7 @@ type Connect<'a> = &'a (dyn Fn() -> Result<Ask<'a>, Failure> + Sync);
 
 /// Measures in rounds; who begins alternates.
 pub fn measure(options: &Options, platform: &Platform, subjects: &[Subject]) -> Result<Vec<Warm>, Failure> {
-    subjects.iter().map(|subject| one(options, platform, subject)).collect()
+    subjects.iter().map(|subject| platform.with(subject, || one(options, platform, subject))).collect()
 }
 
 fn one(options: &Options, platform: &Platform, subject: &Subject) -> Result<Warm, Failure> {

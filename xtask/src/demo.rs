@@ -70,7 +70,7 @@ fn show(serving: &Serving, binary: &Path, example: &Path, runtime: &str) -> Resu
     invoke(tidegate(&["invoke", FUNCTION, "--tail", "--payload", PAYLOAD]))?;
     say("once more: the instance is warm now");
     invoke(tidegate(&["invoke", FUNCTION, "--tail", "--payload", PAYLOAD]))?;
-    aws(&environment)?;
+    aws(serving, &environment)?;
     say("its log, from `tidegate logs`");
     run(&mut tidegate(&["logs", FUNCTION]))?;
     say("deleting it");
@@ -85,7 +85,7 @@ fn invoke(mut command: Command) -> Result<(), Failure> {
 }
 
 /// The same by the AWS CLI, where a working one is there.
-fn aws(environment: &[(String, String)]) -> Result<(), Failure> {
+fn aws(serving: &Serving, environment: &[(String, String)]) -> Result<(), Failure> {
     let mut version = Command::new("aws");
     version.arg("--version").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     if !version.status().is_ok_and(|status| status.success()) {
@@ -93,9 +93,11 @@ fn aws(environment: &[(String, String)]) -> Result<(), Failure> {
         return Ok(());
     }
     say("the same with the unmodified AWS CLI: `aws lambda invoke`");
+    // A file: versions 1 and 2 of the CLI differ in how they read a payload on the command line.
+    let payload = serving.write("payload.json", PAYLOAD)?;
     let mut command = Command::new("aws");
-    command.args(["lambda", "invoke", "--function-name", FUNCTION, "--payload", PAYLOAD]);
-    command.args(["--cli-binary-format", "raw-in-base64-out", "/dev/stdout"]);
+    command.args(["lambda", "invoke", "--function-name", FUNCTION, "/dev/stdout", "--payload"]);
+    command.arg(format!("fileb://{}", payload.display()));
     run(command.envs(environment.iter().map(|(k, v)| (k, v))))
 }
 

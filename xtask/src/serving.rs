@@ -82,13 +82,21 @@ impl Serving {
         fs::read_to_string(self.folder.join("server.log")).unwrap_or_default()
     }
 
+    /// Writes a file into the temporary folder.
+    pub fn write(&self, name: &str, contents: &str) -> Result<PathBuf, Failure> {
+        let path = self.folder.join(name);
+        fs::write(&path, contents).map_err(|e| Failure(format!("cannot write {}: {e}", path.display())))?;
+        Ok(path)
+    }
+
     /// The environment that points any AWS client at this server: what `tidegate credentials` prints, and the endpoint.
     pub fn environment(&self) -> Result<Vec<(String, String)>, Failure> {
         let mut command = Command::new(&self.binary);
         let printed = capture(command.args(["credentials", "--data-dir"]).arg(self.folder.join("data")))?;
+        // `export NAME=VALUE`, one or several to a line, as shells take them.
         let mut environment: Vec<(String, String)> = printed
-            .lines()
-            .filter_map(|line| line.trim().strip_prefix("export ")?.split_once('='))
+            .split_whitespace()
+            .filter_map(|word| word.split_once('='))
             .map(|(name, value)| (name.to_owned(), value.trim_matches(['"', '\'']).to_owned()))
             .collect();
         environment.push(("AWS_ENDPOINT_URL".to_owned(), self.endpoint()));

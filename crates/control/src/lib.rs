@@ -202,3 +202,6 @@ fn now_ms() -> u64 {
 fn new_revision_id() -> String {
     uuid::Uuid::new_v4().to_string()
 }
+
+#[cfg(test)]
+mod tests;

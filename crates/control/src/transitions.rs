@@ -127,10 +127,14 @@ impl Shared {
             return Ok(());
         }
         function.revision_id = new_revision_id();
-        self.write(&function, Expect::Revision(revision)).await?;
         // A failed update leaves what runs as it is.
-        if result.is_ok() || !was_update {
+        let takes_hold = result.is_ok() || !was_update;
+        // Published first: whoever reads that a function is Active may invoke it.
+        if takes_hold {
             self.publish(&function);
+        }
+        self.write(&function, Expect::Revision(revision)).await?;
+        if takes_hold {
             self.forget_earlier(&function.name).await;
         }
         self.collect_soon.notify_one();
@@ -316,9 +320,10 @@ pub(crate) fn log_group(function: &Function) -> String {
     configured.unwrap_or_else(|| format!("/aws/lambda/{}", function.name))
 }
 
-/// Does the record say something else than what runs?
+/// Does the record say something else than what runs? Only an Active function runs at all.
 fn unsettled(function: &Function) -> bool {
-    matches!(function.last_update, Some(LastUpdate::InProgress(_) | LastUpdate::Failed(_)))
+    function.state == State::Active
+        && matches!(function.last_update, Some(LastUpdate::InProgress(_) | LastUpdate::Failed(_)))
 }
 
 fn earlier_key(name: &FunctionName) -> String {
@@ -336,8 +341,8 @@ fn no_interpreter(runtime: &Runtime) -> Reason {
 
 fn not_offered(runtime: &Runtime) -> Reason {
     let text = format!(
-        "Tidegate cannot run {} by itself. Use a python3.* or nodejs* runtime, or provided.al2023 with a bootstrap that \
-         brings the language along.",
+        "Tidegate cannot run {} by itself. Use a python3.* or nodejs* runtime, or provided.al2023 with a bootstrap \
+         that brings the language along.",
         runtime.0
     );
     reason("InvalidRuntime", &text)

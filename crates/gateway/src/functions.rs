@@ -2,7 +2,7 @@
 
 use crate::auth::{Target, presign};
 use crate::errors::{Refusal, from_control, not_found};
-use crate::request::{Answer, Call, Gateway, now_s, on_the_side};
+use crate::request::{Answer, Call, Gateway, by_size, now_s};
 use crate::validation::references::{Kind, Named};
 use crate::validation::{Violations, code, configuration, patterns};
 use crate::view::{self, Detail};
@@ -17,7 +17,7 @@ const LOCATION_EXPIRES_S: u64 = 600;
 /// CreateFunction
 pub async fn create(gateway: &Gateway, call: Call) -> Result<Answer, Refusal> {
     let (place, limits, body) = (gateway.place.clone(), gateway.limits.clone(), call.body);
-    let new = on_the_side(move || configuration::create(&body, &place, &limits)).await??;
+    let new = by_size(body.len(), move || configuration::create(&body, &place, &limits)).await??;
     let arn = gateway.place.arn(&new.name, None);
     let function = gateway.control.create_function(new).await.map_err(|error| from_control(error, &arn))?;
     Answer::of(201, &view::configuration(&function, &gateway.place, None, Detail::Full))
@@ -44,7 +44,7 @@ pub async fn get_configuration(gateway: &Gateway, call: Call) -> Result<Answer, 
 pub async fn update_code(gateway: &Gateway, call: Call) -> Result<Answer, Refusal> {
     let name = gateway.place.unqualified(call.operation, call.parameter(0))?;
     let body = call.body.clone();
-    let change = on_the_side(move || code::update(&body)).await??;
+    let change = by_size(body.len(), move || code::update(&body)).await??;
     let arn = gateway.place.arn(&name, None);
     let function = gateway.control.update_code(&name, change).await.map_err(|error| from_control(error, &arn))?;
     Answer::of(200, &view::configuration(&function, &gateway.place, None, Detail::Full))

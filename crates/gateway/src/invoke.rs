@@ -2,7 +2,7 @@
 
 use crate::errors::{Exception, Refusal, from_router};
 use crate::payload;
-use crate::request::{Answer, Call, Gateway, now_s};
+use crate::request::{Answer, Call, Gateway, by_size, now_s};
 use crate::validation::Violations;
 use crate::validation::patterns::{DURABLE_EXECUTION_NAME, TENANT_ID};
 use crate::validation::references::{Kind, Named};
@@ -43,7 +43,7 @@ pub async fn invoke(gateway: &Gateway, call: Call) -> Result<Answer, Refusal> {
         gateway.router.resolve(&named.name, named.qualifier.as_ref()).map_err(refused)?;
         return Ok(Answer::empty(204));
     }
-    let payload = payload(&call.body)?;
+    let payload = payload(call.body.clone()).await?;
     let trace_id = trace_id(&call);
     let request = || router::Request {
         id: InvocationId(call.id.clone()),
@@ -123,17 +123,16 @@ fn client_context(sent: &[u8], bytes_max: usize) -> Result<String, Refusal> {
 }
 
 /// The payload as JSON text; nothing at all means `{}`.
-fn payload(body: &Bytes) -> Result<Bytes, Refusal> {
+async fn payload(body: Bytes) -> Result<Bytes, Refusal> {
     if body.is_empty() {
         return Ok(Bytes::from_static(b"{}"));
     }
-    match payload::check(body) {
-        Ok(()) => Ok(body.clone()),
-        Err(fault) => Err(Refusal::new(
-            Exception::InvalidRequestContent,
-            format!("Could not parse request body into json: Could not parse payload into json: {fault}"),
-        )),
-    }
+    let checked = body.clone();
+    by_size(body.len(), move || payload::check(&checked)).await?.map_err(|fault| {
+        let text = format!("Could not parse request body into json: Could not parse payload into json: {fault}");
+        Refusal::new(Exception::InvalidRequestContent, text)
+    })?;
+    Ok(body)
 }
 
 /// The caller's trace header, or a new one of the same form that asks for no sampling.
@@ -189,10 +188,11 @@ mod tests {
         check(&"A".repeat(41), "Client context must be no more than 40 bytes.");
     }
 
-    #[test]
-    fn payloads() {
-        assert_eq!(payload(&Bytes::new()).unwrap(), "{}");
-        assert_eq!(payload(&Bytes::from_static(b" [1, 2]")).unwrap(), " [1, 2]");
-        assert!(payload(&Bytes::from_static(b"{")).is_err());
+    #[tokio::test]
+    async fn payloads() {
+        assert_eq!(payload(Bytes::new()).await.unwrap(), "{}");
+        assert_eq!(payload(Bytes::from_static(b" [1, 2]")).await.unwrap(), " [1, 2]");
+        assert_eq!(payload(Bytes::from(vec![b'1'; 70_000])).await.unwrap().len(), 70_000);
+        assert!(payload(Bytes::from_static(b"{")).await.is_err());
     }
 }

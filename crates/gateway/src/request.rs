@@ -24,12 +24,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Poll;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
-/// Bodies of more bytes than this are hashed and parsed on a thread that may block.
-const LARGE_BODY_BYTES: usize = 262_144;
-/// Requests with a large body that are read at once, ours: each may need a few times its size in memory.
+/// Bodies of at most so many bytes are hashed and parsed at once: that takes less than handing them to another thread
+/// and a small fraction of a millisecond.
+const AT_ONCE_BYTES_MAX: usize = 65_536;
+/// Packages of more bytes than this are taken in turns.
+const LARGE_BODY_BYTES: u64 = 1_048_576;
+/// Large packages that are taken at once, ours: each needs a few times its size in memory. The others wait.
 const LARGE_BODIES_MAX: usize = 8;
+/// What metrics call requests for `/healthz` and `/metrics`.
+const PROBE: &str = "Probe";
+/// What metrics call requests for nothing that is known.
 const UNKNOWN: &str = "Unknown";
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-amzn-requestid");
 const ERROR_TYPE: HeaderName = HeaderName::from_static("x-amzn-errortype");
@@ -143,6 +149,7 @@ impl Gateway {
         let found = routes::find(parts.method.as_str(), parts.uri.path(), parts.uri.query().unwrap_or(""));
         let operation = match &found {
             Match::Offered(_, name, _) | Match::NotOffered(name) => name,
+            Match::Unknown if matches!(parts.uri.path(), "/healthz" | "/metrics") => PROBE,
             Match::Unknown => UNKNOWN,
         };
         let carried = catch_panic(self.carry(found, parts, body, peer, id.clone())).await;
@@ -180,10 +187,7 @@ impl Gateway {
                 return Err(refusal);
             }
         };
-        let _large = match body.size_hint().exact() {
-            Some(bytes) if bytes <= LARGE_BODY_BYTES as u64 => None,
-            Some(_) | None => self.large_bodies.acquire().await.ok(),
-        };
+        let _large = self.turn_for_large_body(operation, &body).await;
         let bytes_max = self.body_bytes_max(operation);
         let body = body::read(body, bytes_max, time).await.map_err(|error| unread(error, name, bytes_max))?;
         self.verify(&parts, &body).await?;
@@ -250,6 +254,16 @@ impl Gateway {
         }
     }
 
+    /// Waits until there is memory for a large package.
+    async fn turn_for_large_body(&self, operation: Operation, body: &Incoming) -> Option<SemaphorePermit<'_>> {
+        let carries_package = matches!(operation, Operation::CreateFunction | Operation::UpdateFunctionCode);
+        let small = body.size_hint().exact().is_some_and(|bytes| bytes <= LARGE_BODY_BYTES);
+        match carries_package && !small {
+            true => self.large_bodies.acquire().await.ok(),
+            false => None,
+        }
+    }
+
     async fn verify(&self, parts: &Parts, body: &Bytes) -> Result<(), Refusal> {
         // Without demanded signatures nobody looks at the hash.
         let hash = match self.mode {
@@ -301,12 +315,16 @@ fn host(parts: &Parts) -> String {
 }
 
 async fn sha256_hex(body: Bytes) -> Result<String, Refusal> {
+    let bytes = body.len();
     let hash = move || model::Digest(Sha256::digest(&body).into()).to_string();
-    on_the_side(hash).await
+    by_size(bytes, hash).await
 }
 
-/// Does work on the CPU that may take long where it holds up nobody.
-pub async fn on_the_side<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Refusal> {
+/// Does work on the CPU that takes as long as its input of `bytes` is large: at once, or where it holds up nobody.
+pub async fn by_size<T: Send + 'static>(bytes: usize, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Refusal> {
+    if bytes <= AT_ONCE_BYTES_MAX {
+        return Ok(work());
+    }
     tokio::task::spawn_blocking(work).await.map_err(|error| Refusal::platform(&error))
 }
 

@@ -146,28 +146,28 @@ async fn connection(
     };
     let builder = builder(&gateway.limits);
     let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
-    // The protocol is told apart by the first bytes, before hyper's own clock starts.
-    let mut silence = pin!(tokio::time::sleep(Duration::from_millis(gateway.limits.header_read_ms)));
-    let (mut told, mut heard) = (false, false);
+    let mut silence = pin!(silence(&gateway.limits, &spoken));
+    let mut told = false;
     loop {
         tokio::select! {
             ended = connection.as_mut() => {
-                if let Err(error) = ended {
-                    tracing::debug!(%peer, error = &*error, "a connection broke");
-                }
-                return;
+                return ended.unwrap_or_else(|error| tracing::debug!(%peer, error = &*error, "a connection broke"));
             }
             _ = stopping.wait_for(|stop| *stop), if !told => {
                 told = true;
                 connection.as_mut().graceful_shutdown();
             }
-            () = &mut silence, if !heard => {
-                heard = true;
-                if !spoken.load(Ordering::Relaxed) {
-                    return;
-                }
-            }
+            () = &mut silence => return,
         }
+    }
+}
+
+/// Ends if a client has not sent the head of a request in time. Which protocol a client speaks is told by its first
+/// bytes, and hyper's own clock starts only behind them.
+async fn silence(limits: &Limits, spoken: &AtomicBool) {
+    tokio::time::sleep(Duration::from_millis(limits.header_read_ms)).await;
+    if spoken.load(Ordering::Relaxed) {
+        std::future::pending::<()>().await;
     }
 }
 

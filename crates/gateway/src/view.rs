@@ -28,7 +28,6 @@ pub fn configuration(
     detail: Detail,
 ) -> FunctionConfiguration {
     let config = &function.config;
-    let echoed = |name: &str| config.echoed.get(name).and_then(|text| serde_json::from_str::<Value>(text).ok());
     let mut shown = FunctionConfiguration {
         function_name: function.name.to_string(),
         function_arn: place.arn(&function.name, qualifier).to_string(),
@@ -42,32 +41,37 @@ pub fn configuration(
         last_modified: timestamp(function.last_modified_ms),
         code_sha256: STANDARD.encode(function.code.digest.0),
         version: Version::Latest.to_string(),
-        vpc_config: echoed("VpcConfig"),
-        dead_letter_config: echoed("DeadLetterConfig"),
         environment: environment(config),
-        kms_key_arn: echoed("KMSKeyArn"),
-        tracing_config: Some(echoed("TracingConfig").unwrap_or_else(|| json!({ "Mode": "PassThrough" }))),
         revision_id: function.revision_id.clone(),
-        layers: echoed("Layers"),
-        file_system_configs: echoed("FileSystemConfigs"),
         package_type: config.package_type.clone(),
-        image_config_response: echoed("ImageConfig"),
         architectures: vec![config.architecture.clone()],
         ephemeral_storage: Some(EphemeralStorage { size: config.ephemeral_mb }),
-        snap_start: Some(
-            echoed("SnapStart").unwrap_or_else(|| json!({ "ApplyOn": "None", "OptimizationStatus": "Off" })),
-        ),
-        logging_config: Some(logging(echoed("LoggingConfig"), function)),
-        tenancy_config: echoed("TenancyConfig"),
-        capacity_provider_config: echoed("CapacityProviderConfig"),
-        durable_config: echoed("DurableConfig"),
         ..FunctionConfiguration::default()
     };
+    show_echoed(&mut shown, function);
     if detail == Detail::Full {
         show_states(&mut shown, function);
         shown.runtime_version_config = config.runtime.as_ref().map(|runtime| runtime_version(&runtime.0, place));
     }
     shown
+}
+
+/// What is only kept and shown, with Lambda's defaults for what was not sent.
+fn show_echoed(shown: &mut FunctionConfiguration, function: &Function) {
+    let echoed = |name: &str| -> Option<Value> { serde_json::from_str(function.config.echoed.get(name)?).ok() };
+    let off = || json!({ "ApplyOn": "None", "OptimizationStatus": "Off" });
+    shown.vpc_config = echoed("VpcConfig");
+    shown.dead_letter_config = echoed("DeadLetterConfig");
+    shown.kms_key_arn = echoed("KMSKeyArn");
+    shown.tracing_config = Some(echoed("TracingConfig").unwrap_or_else(|| json!({ "Mode": "PassThrough" })));
+    shown.layers = echoed("Layers");
+    shown.file_system_configs = echoed("FileSystemConfigs");
+    shown.image_config_response = echoed("ImageConfig");
+    shown.snap_start = Some(echoed("SnapStart").unwrap_or_else(off));
+    shown.logging_config = Some(logging(echoed("LoggingConfig"), function));
+    shown.tenancy_config = echoed("TenancyConfig");
+    shown.capacity_provider_config = echoed("CapacityProviderConfig");
+    shown.durable_config = echoed("DurableConfig");
 }
 
 fn show_states(shown: &mut FunctionConfiguration, function: &Function) {

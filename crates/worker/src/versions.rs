@@ -109,7 +109,6 @@ impl Versioned {
         self.locked(shared, |state| {
             state.failures.insert(instance, Arc::new(failure));
             state.step(shared, Event::Gone { instance, cause });
-            state.failures.remove(&instance);
         });
     }
 
@@ -182,6 +181,8 @@ impl Versioned {
                 break;
             }
         }
+        // Whoever had to learn of a failed start has learnt of it.
+        state.failures.clear();
         result
     }
 

@@ -188,8 +188,8 @@ fn judge_runtime(id: &str) -> Result<Runtime, Refusal> {
     // AWS has retired `provided`; here it still runs.
     if id != "provided" && !CREATABLE.contains(&id) {
         return Err(Refusal::invalid(format!(
-            "Value {id} at 'runtime' failed to satisfy constraint: Member must satisfy enum value set: [{}] or be a valid \
-             ARN",
+            "Value {id} at 'runtime' failed to satisfy constraint: Member must satisfy enum value set: [{}] or be a \
+             valid ARN",
             CREATABLE.join(", ")
         )));
     }
@@ -248,8 +248,8 @@ impl Signing {
             Some(arn) => Err(Refusal::new(
                 Exception::CodeSigningConfigNotFound,
                 format!(
-                    "The code signing configuration cannot be found. Check that the provided configuration is not deleted: \
-                     {arn}."
+                    "The code signing configuration cannot be found. Check that the provided configuration is not \
+                     deleted: {arn}."
                 ),
             )),
         }

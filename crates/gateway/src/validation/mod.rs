@@ -128,3 +128,6 @@ fn enum_constraint(words: &[&str]) -> String {
 fn shown_list(list: &[&str]) -> String {
     format!("[{}]", list.join(", "))
 }
+
+#[cfg(test)]
+mod tests;

@@ -112,8 +112,8 @@ impl Place {
         }
         if account.is_some_and(|a| *a != self.account) {
             let text = format!(
-                "User: arn:aws:iam::{}:root is not authorized to perform: lambda:{operation} on resource: {text} because \
-                 no resource-based policy allows the lambda:{operation} action",
+                "User: arn:aws:iam::{}:root is not authorized to perform: lambda:{operation} on resource: {text} \
+                 because no resource-based policy allows the lambda:{operation} action",
                 self.account
             );
             return Err(Refusal::new(Exception::AccessDenied, text));
@@ -155,8 +155,8 @@ fn check_name(violations: &mut Violations, kind: Kind, text: &str) -> Result<Fun
             // Recorded so: the same words, but the other exception.
             let max = FunctionName::MAX_CHARS;
             let text = format!(
-                "1 validation error detected: Value '{name}' at 'functionName' failed to satisfy constraint: Member must \
-                 have length less than or equal to {max}"
+                "1 validation error detected: Value '{name}' at 'functionName' failed to satisfy constraint: Member \
+                 must have length less than or equal to {max}"
             );
             Err(Refusal::invalid(text))
         }

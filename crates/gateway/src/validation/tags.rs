@@ -44,7 +44,8 @@ fn fits(text: &str, min: usize, max: usize) -> bool {
 
 fn constraints(min: usize, max: usize) -> String {
     format!(
-        "Member must have length less than or equal to {max}, Member must have length greater than or equal to {min}, {}",
+        "Member must have length less than or equal to {max}, Member must have length greater than or \
+         equal to {min}, {}",
         TAG.constraint()
     )
 }
