@@ -54,10 +54,10 @@ impl Options {
             }
             let value = arguments.next().ok_or_else(|| Failure(format!("{name} needs a value")))?;
             match name.as_str() {
-                "--tidegate" => options.tidegate = value.into(),
-                "--programs" => options.programs = value.into(),
-                "--sources" => options.sources = value.into(),
-                "--output" => options.output = value.into(),
+                "--tidegate" => options.tidegate = absolute(&value)?,
+                "--programs" => options.programs = absolute(&value)?,
+                "--sources" => options.sources = absolute(&value)?,
+                "--output" => options.output = absolute(&value)?,
                 "--only" => options.only = Some(value),
                 _ => return Err(Failure(format!("unknown option {name}"))),
             }
@@ -86,4 +86,9 @@ impl Options {
             None => Ok(self),
         }
     }
+}
+
+/// Other programs, in other folders, are told these paths.
+fn absolute(path: &str) -> Result<PathBuf, Failure> {
+    std::path::absolute(path).map_err(Failure::during(format!("the path {path:?}")))
 }

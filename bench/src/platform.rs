@@ -107,8 +107,8 @@ impl Platform {
     }
 
     fn instances_gone(&self) -> Result<(), Failure> {
-        let gone = process::poll_until(GONE_LIMIT, || self.guests().is_empty().then_some(()));
-        gone.ok_or_else(|| self.failure(&format!("instances did not end: {:?}", self.guests())))
+        let gone = process::poll_until(GONE_LIMIT, || self.processes().1.is_empty().then_some(()));
+        gone.ok_or_else(|| self.failure(&format!("instances did not end: {:?}", self.processes().1)))
     }
 
     fn request(&self, method: &str, path: &str, body: &str) -> Result<Message, Failure> {
@@ -116,24 +116,9 @@ impl Platform {
         ask().map_err(Failure::during(format!("{method} {path}")))
     }
 
-    /// The launcher, which is the process that we have started, and the daemon: its first child.
-    pub fn own_processes(&self) -> Vec<Process> {
-        let (own, _) = self.split();
-        own
-    }
-
-    /// Everything below the launcher that is not the daemon: sandboxes.
-    pub fn guests(&self) -> Vec<Process> {
-        let (_, guests) = self.split();
-        guests
-    }
-
-    fn split(&self) -> (Vec<Process>, Vec<Process>) {
-        let launcher = self.child.id();
-        let tree = process::tree(launcher);
-        let children = tree.iter().filter(|process| process.parent == launcher && process.threads > 1);
-        let daemon = children.min_by_key(|process| process.begun_ticks).map(|process| process.pid);
-        tree.into_iter().partition(|process| process.pid == launcher || Some(process.pid) == daemon)
+    /// The platform's own processes (launcher, daemon, and what else they keep), and those in sandboxes.
+    pub fn processes(&self) -> (Vec<Process>, Vec<Process>) {
+        process::tree(self.child.id()).into_iter().partition(|process| !process.is_nested())
     }
 
     /// SIGTERM; the server must end with 0.

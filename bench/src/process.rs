@@ -58,10 +58,20 @@ pub struct Process {
     pub parent: u32,
     /// User and system time so far, microseconds, in steps of 10 ms.
     pub cpu_us: u64,
-    /// When it began, in ticks since the machine did.
-    pub begun_ticks: u64,
-    /// Its threads.
-    pub threads: u32,
+}
+
+impl Process {
+    /// Is it in a pid namespace below ours, that is, in a sandbox?
+    pub fn is_nested(&self) -> bool {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid)).unwrap_or_default();
+        ids_in_namespaces(&status) > 1
+    }
+}
+
+/// The number of pid namespaces, from ours downwards, in which a process has an id.
+fn ids_in_namespaces(status: &str) -> usize {
+    let line = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
+    line.map_or(0, |ids| ids.split_whitespace().count())
 }
 
 /// All processes below `root`, itself first.
@@ -88,8 +98,6 @@ fn stat(text: &str) -> Option<Process> {
         pid,
         parent: u32::try_from(number(1)?).ok()?,
         cpu_us: (number(11)? + number(12)?) * (1_000_000 / TICKS_PER_S),
-        threads: u32::try_from(number(17)?).ok()?,
-        begun_ticks: number(19)?,
     })
 }
 
@@ -100,11 +108,18 @@ mod tests {
     #[test]
     fn reads_stat_lines() {
         let line = "42 (a) b) c) S 7 42 42 0 -1 4194560 1 2 3 4 150 25 8 9 20 0 11 0 5555 1 2";
-        let expected = Process { pid: 42, parent: 7, cpu_us: 1_750_000, begun_ticks: 5_555, threads: 11 };
+        let expected = Process { pid: 42, parent: 7, cpu_us: 1_750_000 };
         assert_eq!(stat(line), Some(expected));
         for broken in ["", "42", "42 (a", "42 (a) S", "x (a) S 7 42"] {
             assert_eq!(stat(broken), None, "{broken}");
         }
+    }
+
+    #[test]
+    fn counts_namespaces() {
+        assert_eq!(ids_in_namespaces("Name:\tsh\nNSpid:\t42\n"), 1);
+        assert_eq!(ids_in_namespaces("Name:\tsh\nNSpid:\t42\t1\n"), 2);
+        assert_eq!(ids_in_namespaces(""), 0);
     }
 
     #[test]

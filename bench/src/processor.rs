@@ -29,15 +29,16 @@ fn one(options: &Options, platform: &Platform, subject: &Subject) -> Result<Proc
     eprintln!("CPU time: {}", subject.name);
     let mut invoker = platform.connect()?;
     invoker.invoke(subject.name)?;
-    let (own, guests) = (platform.own_processes(), platform.guests());
+    let (own, guests) = platform.processes();
     for _ in 0..options.processor_invocations {
         invoker.invoke(subject.name)?;
     }
+    let (own_after, guests_after) = platform.processes();
     let per_invocation = |spent_us: u64| spent_us * 1_000 / options.processor_invocations.max(1) as u64;
     Ok(Processor {
         subject: subject.name,
-        platform_ns: per_invocation(spent_us(&own, &platform.own_processes())),
-        guest_ns: per_invocation(spent_us(&guests, &platform.guests())),
+        platform_ns: per_invocation(spent_us(&own, &own_after)),
+        guest_ns: per_invocation(spent_us(&guests, &guests_after)),
         invocations: options.processor_invocations,
     })
 }

@@ -67,6 +67,7 @@ class Client(threading.Thread):
         self.operations, self.progress, self.runtime, self.up = operations, progress, runtime, up
         self.facts = {free_name(f"kill{seed}"): Fact() for _ in range(3)}
         self.lost = 0
+        self.platform_errors = []
         self.problems = []
 
     def run(self):
@@ -78,10 +79,8 @@ class Client(threading.Thread):
                 self.lost += 1
                 self.up.wait(60)
             except ClientError as error:
-                if error.response["ResponseMetadata"]["HTTPStatusCode"] >= 500 and error.response["Error"][
-                    "Code"
-                ] not in ("ServiceException", "503"):
-                    self.problems.append(f"{name}: {error}")
+                if error.response["ResponseMetadata"]["HTTPStatusCode"] >= 500:
+                    self.platform_errors.append(f"{name}: {error}")
             self.progress.step()
 
     def _operate(self, name: str, fact: Fact):

@@ -211,6 +211,9 @@ pub enum Event {
         status: ExitStatus,
         /// Whether the kernel killed a process of it for lack of memory.
         out_of_memory: bool,
+        /// The peak of the memory of the whole instance, bytes, read just before its control group goes; `None` if no
+        /// control group counted it. At least the limit when `out_of_memory` is true.
+        memory_peak_bytes: Option<u64>,
     },
 }
 

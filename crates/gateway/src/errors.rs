@@ -8,7 +8,7 @@ use crate::auth::AuthError;
 use control::{PackageError, RemoteError};
 use model::invocation::ThrottleReason;
 use model::{FunctionArn, Qualifier};
-use scheduler::routing::NoRoute;
+use router::NoRoute;
 use serde_json::{Map, Value};
 use std::error::Error as StdError;
 

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use hyper::header::{HeaderName, HeaderValue};
 use model::invocation::Completed;
 use model::{InvocationId, Outcome, Version};
-use scheduler::routing::NoRoute;
+use router::NoRoute;
 use std::time::Duration;
 
 /// How long an invocation waits for an Inactive function to wake.

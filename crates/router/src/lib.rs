@@ -8,6 +8,7 @@ mod invoke;
 mod permits;
 
 pub use invoke::{Error, Handle, Request};
+pub use scheduler::routing::NoRoute;
 
 use model::invocation::{Completed, Invocation, Refusal};
 use std::future::Future;

@@ -300,8 +300,17 @@ impl Group {
 
     /// A file that holds the peak of memory in bytes, if there is one.
     pub fn peak(&self) -> Option<OwnedFd> {
+        fs::File::open(self.peak_path()?).ok().map(OwnedFd::from)
+    }
+
+    /// The peak of memory until now, bytes.
+    pub fn peak_bytes(&self) -> Option<u64> {
+        fs::read_to_string(self.peak_path()?).ok()?.trim().parse().ok()
+    }
+
+    fn peak_path(&self) -> Option<PathBuf> {
         let name = if self.version == 1 { "memory.max_usage_in_bytes" } else { "memory.peak" };
-        fs::File::open(self.memory.as_ref()?.join(name)).ok().map(OwnedFd::from)
+        Some(self.memory.as_ref()?.join(name))
     }
 
     /// A descriptor that becomes ready when memory is exhausted: an event counter (readable) on version 1, a file

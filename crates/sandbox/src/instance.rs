@@ -82,6 +82,8 @@ pub struct Instance {
     listener: Option<OwnedFd>,
     guest_pid: Option<i32>,
     out_of_memory: bool,
+    memory_limit_bytes: u64,
+    memory_peak_bytes: Option<u64>,
     kill_at: Option<Instant>,
     oom_look: Option<(Instant, u32)>,
     remove_again: Option<(Instant, u32)>,
@@ -136,6 +138,8 @@ impl Machine {
             listener: None,
             guest_pid: None,
             out_of_memory: false,
+            memory_limit_bytes: u64::from(start.memory_mb) << 20,
+            memory_peak_bytes: None,
             kill_at: Some(Instant::now() + Duration::from_millis(SETUP_MS_MAX)),
             oom_look: None,
             remove_again: None,
@@ -364,6 +368,7 @@ impl Instance {
         self.status.get_or_insert(status);
         (self.kill_at, self.oom_look) = (None, None);
         self.out_of_memory |= self.group.out_of_memory();
+        self.memory_peak_bytes = self.group.peak_bytes();
         if late == Step::Started {
             // The guest ended before its start was noticed: both are said, in order.
             self.remove_again = Some((Instant::now(), REMOVE_ATTEMPTS));
@@ -397,6 +402,13 @@ impl Instance {
     /// Whether the kernel killed a process of it for lack of memory.
     pub fn out_of_memory(&self) -> bool {
         self.out_of_memory
+    }
+
+    /// The peak of its memory, once it has ended; at least the limit if that was hit: the kernel's count of pages may
+    /// stop just below it.
+    pub fn memory_peak_bytes(&self) -> Option<u64> {
+        let least = if self.out_of_memory { self.memory_limit_bytes } else { 0 };
+        self.memory_peak_bytes.map(|peak| peak.max(least))
     }
 
     /// Ends it and waits until it is gone.

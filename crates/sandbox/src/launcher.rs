@@ -359,6 +359,7 @@ impl Loop {
                 instance: instance.id,
                 status: instance.status.unwrap_or(ExitStatus::Signal(libc::SIGKILL)),
                 out_of_memory: instance.out_of_memory(),
+                memory_peak_bytes: instance.memory_peak_bytes(),
             }
         } else {
             let unknown = || ("setup".to_owned(), "the sandbox ended while it was being made".to_owned());

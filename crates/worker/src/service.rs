@@ -77,6 +77,8 @@ pub(crate) struct Shared {
     pub budget: Budget,
     pub versions: ArcSwap<HashMap<Generation, Arc<Versioned>>>,
     pub launches: Launches,
+    /// What the launcher has found; managed runtimes start only after it has looked.
+    pub interpreters: watch::Receiver<Interpreters>,
     /// Starts under way by the pool's name, with the way to call each off.
     starting: Mutex<HashMap<pool::InstanceId, oneshot::Sender<()>>>,
     versions_write: Mutex<()>,
@@ -95,6 +97,8 @@ impl Service {
     /// Builds a worker. Must be called inside the async runtime; nothing runs before [`Service::run`].
     pub fn new(config: Config) -> Result<(Service, Handle), Error> {
         let (sender, outgoing) = mpsc::unbounded_channel();
+        let (hello, hello_seen) = watch::channel(None);
+        let (interpreters, interpreters_seen) = watch::channel(None);
         let shared = Arc::new(Shared {
             budget: Budget::new(&config.limits, config.memory_mb_machine),
             limits: config.limits,
@@ -102,13 +106,12 @@ impl Service {
             logs: config.logs,
             versions: ArcSwap::default(),
             launches: Launches::new(sender),
+            interpreters: interpreters_seen.clone(),
             starting: Mutex::default(),
             versions_write: Mutex::default(),
             next_id: AtomicU64::new(1),
             started: Instant::now(),
         });
-        let (hello, hello_seen) = watch::channel(None);
-        let (interpreters, interpreters_seen) = watch::channel(None);
         // Tokio's stream type lends its readiness to what is a SOCK_SEQPACKET socket; `sandbox::wire` does the I/O.
         let socket = std::os::unix::net::UnixStream::from(config.launcher);
         let attach = |socket: std::os::unix::net::UnixStream| {
@@ -182,7 +185,9 @@ fn take(
         }
         Event::Started { instance, pid: _, memory } => shared.launches.started(instance, memory, received.files),
         Event::StartFailed { instance, stage, message } => shared.launches.start_failed(instance, stage, message),
-        Event::Exited { instance, status, out_of_memory } => shared.launches.exited(instance, status, out_of_memory),
+        Event::Exited { instance, status, out_of_memory, memory_peak_bytes: _ } => {
+            shared.launches.exited(instance, status, out_of_memory);
+        }
     }
 }
 

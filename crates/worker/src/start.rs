@@ -141,7 +141,17 @@ async fn attempts(shared: &Arc<Shared>, version: &Versioned) -> Result<Instance,
     }
 }
 
+/// How long after the server's start the launcher's search for interpreters may take.
+const INTERPRETERS_WAIT: Duration = Duration::from_secs(10);
+/// How long a guest that reported a failed Init may take to end; what it writes until then is in the log.
+const INIT_FAILED_EXIT_WAIT: Duration = Duration::from_millis(500);
+
 async fn attempt_once(shared: &Arc<Shared>, spec: &Arc<Spec>, time: Duration) -> Result<Instance, Failure> {
+    if spec.runtime.family() != RuntimeFamily::Provided {
+        let mut interpreters = shared.interpreters.clone();
+        let searched = tokio::time::timeout(INTERPRETERS_WAIT, interpreters.wait_for(Option::is_some)).await;
+        searched.map_err(|_| platform("the launcher has not said which runtimes there are"))?.map_err(platform)?;
+    }
     let parts = Parts::new(shared, spec).map_err(platform)?;
     let launched = parts.launch(shared, spec).await?;
     let begun = Instant::now();
@@ -152,6 +162,10 @@ async fn attempt_once(shared: &Arc<Shared>, spec: &Arc<Spec>, time: Duration) ->
         Ok(Err(ending)) => ending,
         Err(_) => Ending::TimedOut,
     };
+    if let Ending::Reported { .. } = ending {
+        // Whether it ends by itself or not: what it reported is the outcome.
+        let _ = tokio::time::timeout(INIT_FAILED_EXIT_WAIT, gone(launched.launch.exit())).await;
+    }
     let memory_mb = launched.memory.peak_mb();
     Err(Failure::Function { ending, log: launched.log.clone(), init_us, memory_mb })
 }

@@ -37,6 +37,10 @@ fn type_names(file: &File, found: &mut Vec<String>) {
     let keywords: &[&str] = if rust { &["struct", "enum", "trait", "type", "union", "mod"] } else { &["class"] };
     for keyword in keywords {
         for at in word_offsets(&code, keyword) {
+            // The name of an associated type is chosen by the trait, which may not be ours.
+            if *keyword == "type" && code[..at].ends_with("    ") {
+                continue;
+            }
             let name: String = code[at + keyword.len()..]
                 .trim_start_matches([' ', '\t'])
                 .chars()

@@ -34,7 +34,7 @@ pub struct Client {
     pub interpreters: Option<Vec<Interpreter>>,
     buffer: Buffer,
     next: u64,
-    exited: Vec<(u64, ExitStatus, bool)>,
+    exited: Vec<(u64, ExitStatus, bool, Option<u64>)>,
 }
 
 /// A guest that runs.
@@ -52,6 +52,7 @@ pub struct Outcome {
     pub log: String,
     pub status: ExitStatus,
     pub out_of_memory: bool,
+    pub memory_peak_bytes: Option<u64>,
 }
 
 impl Client {
@@ -74,8 +75,8 @@ impl Client {
                     self.interpreters = Some(interpreters.clone());
                 }
             }
-            Event::Exited { instance, status, out_of_memory } => {
-                self.exited.push((*instance, *status, *out_of_memory));
+            Event::Exited { instance, status, out_of_memory, memory_peak_bytes } => {
+                self.exited.push((*instance, *status, *out_of_memory, *memory_peak_bytes));
             }
             Event::Hello(_) | Event::Started { .. } | Event::StartFailed { .. } => {}
         }
@@ -177,8 +178,9 @@ impl Client {
         guest.log.read_to_end(&mut log).expect("read the log");
         loop {
             if let Some(at) = self.exited.iter().position(|(id, ..)| *id == guest.id) {
-                let (_, status, out_of_memory) = self.exited.remove(at);
-                return Outcome { log: String::from_utf8_lossy(&log).into_owned(), status, out_of_memory };
+                let (_, status, out_of_memory, memory_peak_bytes) = self.exited.remove(at);
+                let log = String::from_utf8_lossy(&log).into_owned();
+                return Outcome { log, status, out_of_memory, memory_peak_bytes };
             }
             self.receive();
         }

@@ -236,6 +236,7 @@ fn memory_is_limited(client: &mut Client) {
     assert!(!outcome.log.contains(&(400 << 20).to_string()), "{outcome:?}");
     if memory == MemorySource::CgroupPeak {
         assert!(outcome.out_of_memory, "{outcome:?}");
+        assert!(outcome.memory_peak_bytes.is_some_and(|peak| peak >= 128 << 20), "{outcome:?}");
         let child = client.shell("/usr/bin/python3.11 -c 'x = bytearray(400 << 20)'; sleep 60");
         let outcome = client.run(child);
         assert!(outcome.out_of_memory, "a killed child ends the sandbox: {outcome:?}");
