@@ -11,6 +11,7 @@ use model::invocation::Invocation;
 use scheduler::instance::{Event, State, next};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Mutex as AsyncMutex, watch};
@@ -22,6 +23,8 @@ pub struct Exit {
     pub status: Option<ExitStatus>,
     /// The kernel killed it for lack of memory.
     pub out_of_memory: bool,
+    /// The peak of its memory, if a control group has counted it.
+    pub memory_peak_bytes: Option<u64>,
 }
 
 /// An instance past its Init.
@@ -145,7 +148,7 @@ pub async fn gone(mut exit: watch::Receiver<Option<Exit>>) -> Ending {
         Err(_) => None,
     };
     match exit {
-        Some(Exit { status, out_of_memory }) => Ending::Exited { status, out_of_memory },
+        Some(Exit { status, out_of_memory, .. }) => Ending::Exited { status, out_of_memory },
         None => Ending::Exited { status: None, out_of_memory: false },
     }
 }
@@ -185,6 +188,8 @@ impl Life {
 pub struct Memory {
     source: MemorySource,
     file: Option<File>,
+    /// The newest reading: the file goes with the instance.
+    last_bytes: AtomicU64,
 }
 
 const BYTES_PER_MB: u64 = 1_048_576;
@@ -192,15 +197,19 @@ const BYTES_PER_MB: u64 = 1_048_576;
 impl Memory {
     /// Reads from what the launcher sent.
     pub fn new(source: MemorySource, file: Option<File>) -> Memory {
-        Memory { source, file }
+        Memory { source, file, last_bytes: AtomicU64::new(0) }
     }
 
-    /// The peak so far, MB, rounded up; 0 if it is not known.
-    pub fn peak_mb(&self) -> u32 {
-        self.peak_bytes().unwrap_or(0).div_ceil(BYTES_PER_MB).try_into().unwrap_or(u32::MAX)
+    /// The peak so far, MB, rounded up; 0 if it is not known. `exit` knows better once the instance has ended.
+    pub fn peak_mb(&self, exit: &watch::Receiver<Option<Exit>>) -> u32 {
+        let last = self.last_bytes.load(Ordering::Relaxed);
+        let at_exit = exit.borrow().and_then(|exit| exit.memory_peak_bytes);
+        let bytes = at_exit.or_else(|| self.read_bytes()).unwrap_or(0).max(last);
+        self.last_bytes.store(bytes, Ordering::Relaxed);
+        bytes.div_ceil(BYTES_PER_MB).try_into().unwrap_or(u32::MAX)
     }
 
-    fn peak_bytes(&self) -> Option<u64> {
+    fn read_bytes(&self) -> Option<u64> {
         let mut bytes = [0; 4_096];
         let count = self.file.as_ref()?.read_at(&mut bytes, 0).ok()?;
         let text = std::str::from_utf8(&bytes[..count]).ok()?;

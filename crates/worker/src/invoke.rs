@@ -95,7 +95,7 @@ impl Run {
             duration_us,
             queue_us: self.queue_us,
             init_us: first.then_some(self.on.init_us),
-            memory_used_mb: self.on.memory.peak_mb(),
+            memory_used_mb: self.on.memory.peak_mb(&self.on.exit),
         };
         // The receiver is gone if the client is.
         let _ = answer_to.send(Some(complete(&self.shared, &self.invocation, &self.on.log, result, report)));

@@ -2,7 +2,7 @@
 
 use crate::guest::Exit;
 use crate::service::Outgoing;
-use api::launcher::{ExitStatus, MemorySource, Request, Start};
+use api::launcher::{MemorySource, Request, Start};
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -89,9 +89,9 @@ impl Launches {
     }
 
     /// The launcher's word that an instance has ended.
-    pub fn exited(&self, id: u64, status: ExitStatus, out_of_memory: bool) {
+    pub fn exited(&self, id: u64, exit: Exit) {
         if let Some(link) = self.lock().remove(&id) {
-            link.exit.send_replace(Some(Exit { status: Some(status), out_of_memory }));
+            link.exit.send_replace(Some(exit));
         }
     }
 

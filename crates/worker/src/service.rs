@@ -1,7 +1,7 @@
 //! The worker's doors, and the loop that listens to the launcher.
 
 use crate::budget::Budget;
-use crate::guest::Instance;
+use crate::guest::{Exit, Instance};
 use crate::launches::Launches;
 use crate::versions::Versioned;
 use api::launcher::{Event, Hello, Interpreter, Request};
@@ -185,8 +185,9 @@ fn take(
         }
         Event::Started { instance, pid: _, memory } => shared.launches.started(instance, memory, received.files),
         Event::StartFailed { instance, stage, message } => shared.launches.start_failed(instance, stage, message),
-        Event::Exited { instance, status, out_of_memory, memory_peak_bytes: _ } => {
-            shared.launches.exited(instance, status, out_of_memory);
+        Event::Exited { instance, status, out_of_memory, memory_peak_bytes } => {
+            let exit = Exit { status: Some(status), out_of_memory, memory_peak_bytes };
+            shared.launches.exited(instance, exit);
         }
     }
 }

@@ -166,7 +166,7 @@ async fn attempt_once(shared: &Arc<Shared>, spec: &Arc<Spec>, time: Duration) ->
         // Whether it ends by itself or not: what it reported is the outcome.
         let _ = tokio::time::timeout(INIT_FAILED_EXIT_WAIT, gone(launched.launch.exit())).await;
     }
-    let memory_mb = launched.memory.peak_mb();
+    let memory_mb = launched.memory.peak_mb(&launched.launch.exit());
     Err(Failure::Function { ending, log: launched.log.clone(), init_us, memory_mb })
 }
 
