@@ -102,7 +102,7 @@ async fn serve(settings: Settings, listener: TcpListener, launcher: OwnedFd, dat
     };
     tokio::select! {
         _ = tokio::time::timeout(Duration::from_millis(limits.drain_ms), drained) => {}
-        () = signals.next() => tracing::warn!("told twice to stop: not waiting for what is under way"),
+        () = again(&mut signals) => tracing::warn!("told twice to stop: not waiting for what is under way"),
     }
     drop(router);
     log_writer.finish();
@@ -177,6 +177,21 @@ fn router(limits: &model::Limits, snapshot: Arc<ArcSwap<Snapshot>>, worker: work
 async fn stopped(mut stopping: watch::Receiver<bool>) {
     // The sender lives until the daemon ends.
     let _ = stopping.wait_for(|stop| *stop).await;
+}
+
+/// A terminal or a service manager signals every process, and the launcher passes the signal on: what arrives right
+/// behind the first signal is the same wish.
+const SAME_WISH: Duration = Duration::from_secs(1);
+
+/// Waits for a second wish to stop.
+async fn again(signals: &mut Signals) {
+    let first = tokio::time::Instant::now();
+    loop {
+        signals.next().await;
+        if first.elapsed() > SAME_WISH {
+            return;
+        }
+    }
 }
 
 /// SIGTERM from the launcher, or SIGINT from a terminal.
