@@ -5,6 +5,7 @@ use crate::serving::Serving;
 use crate::steps::{Failure, capture, run, say};
 use crate::suites::release_binary;
 use crate::workspace::root;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -95,10 +96,15 @@ fn aws(serving: &Serving, environment: &[(String, String)]) -> Result<(), Failur
     say("the same with the unmodified AWS CLI: `aws lambda invoke`");
     // A file: versions 1 and 2 of the CLI differ in how they read a payload on the command line.
     let payload = serving.write("payload.json", PAYLOAD)?;
+    // Another file for the answer: the CLI would empty a log file behind /dev/stdout.
+    let answer = serving.write("answer.json", "")?;
     let mut command = Command::new("aws");
-    command.args(["lambda", "invoke", "--function-name", FUNCTION, "/dev/stdout", "--payload"]);
-    command.arg(format!("fileb://{}", payload.display()));
-    run(command.envs(environment.iter().map(|(k, v)| (k, v))))
+    command.args(["lambda", "invoke", "--function-name", FUNCTION]).arg(&answer);
+    command.arg("--payload").arg(format!("fileb://{}", payload.display()));
+    run(command.envs(environment.iter().map(|(k, v)| (k, v))))?;
+    let answer = fs::read_to_string(&answer).map_err(|e| Failure(format!("cannot read the answer: {e}")))?;
+    println!("{answer}");
+    Ok(())
 }
 
 #[cfg(test)]

@@ -38,7 +38,9 @@ fn main() -> ExitCode {
     match dispatch(task, rest) {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure(text)) => {
-            eprintln!("xtask {task}: {text}");
+            if !text.is_empty() {
+                eprintln!("xtask {task}: {text}");
+            }
             ExitCode::FAILURE
         }
     }
