@@ -92,18 +92,17 @@ impl Handle {
         let permit = self.admit()?;
         trace.admit_us = lap(&mut step);
 
-        let mut answer = (self.worker)(invocation(&request, spec.clone())).await;
+        let mut answer = (self.worker)(invocation(&request, spec.clone()), permit).await;
         for _ in 0..REROUTES_MAX {
             // The version was replaced between the look at the snapshot and the worker: look again.
             if answer.as_ref().err() != Some(&Refusal::Draining) || self.is_draining() {
                 break;
             }
             spec = self.resolve(&request.name, request.qualifier.as_ref())?;
-            answer = (self.worker)(invocation(&request, spec.clone())).await;
+            answer = (self.worker)(invocation(&request, spec.clone()), self.admit()?).await;
         }
         trace.worker_us = lap(&mut step);
 
-        drop(permit);
         tracing::debug!(id = %request.id, ?trace, "invocation carried");
         answer.map(|completed| (completed, spec.version)).map_err(refused)
     }
@@ -224,10 +223,11 @@ mod tests {
 
     /// A worker that has wound up every generation before `current`.
     fn worker(current: u64, asked: Arc<AtomicU64>) -> Worker {
-        Arc::new(move |invocation: Invocation| {
+        Arc::new(move |invocation: Invocation, permit: crate::Permit| {
             asked.fetch_add(1, Ordering::Relaxed);
             let fresh = invocation.spec.generation.0 >= current;
             Box::pin(async move {
+                let _permit = permit;
                 if !fresh {
                     return Err(Refusal::Draining);
                 }
@@ -247,9 +247,9 @@ mod tests {
         let snapshots = Arc::new(ArcSwap::new(snapshot(1)));
         let (inner, seen) = (worker(2, asked.clone()), snapshots.clone());
         // The first refusal comes while the new snapshot arrives.
-        let worker: Worker = Arc::new(move |invocation| {
+        let worker: Worker = Arc::new(move |invocation, permit| {
             seen.store(snapshot(2));
-            inner(invocation)
+            inner(invocation, permit)
         });
         let router = Handle::new(Config { snapshot: snapshots, concurrent_executions: 1, worker });
         assert!(router.invoke(request()).await.is_ok());
@@ -263,6 +263,24 @@ mod tests {
         let router = router(worker(9, asked.clone()));
         assert_eq!(router.invoke(request()).await.unwrap_err(), Error::Draining);
         assert_eq!(asked.load(Ordering::Relaxed), u64::from(REROUTES_MAX) + 1);
+    }
+
+    #[tokio::test]
+    async fn an_abandoned_run_still_counts() {
+        let held = Arc::new(std::sync::Mutex::new(None));
+        let keep = held.clone();
+        // A worker that never answers, as for a client that will not wait.
+        let worker: Worker = Arc::new(move |_, permit| {
+            *keep.lock().unwrap() = Some(permit);
+            Box::pin(std::future::pending())
+        });
+        let router = router(worker);
+        let patience = std::time::Duration::from_millis(1);
+        assert!(tokio::time::timeout(patience, router.invoke(request())).await.is_err());
+        assert_eq!(router.in_flight(), 1);
+        assert!(matches!(router.invoke(request()).await, Err(Error::Throttled { .. })));
+        held.lock().unwrap().take();
+        assert_eq!(router.in_flight(), 0);
     }
 
     #[tokio::test]

@@ -8,6 +8,7 @@ mod invoke;
 mod permits;
 
 pub use invoke::{Error, Handle, Request};
+pub use permits::Permit;
 pub use scheduler::routing::NoRoute;
 
 use model::invocation::{Completed, Invocation, Refusal};
@@ -26,7 +27,8 @@ pub struct Config {
 }
 
 /// The way to a worker. Boxed, since router and worker do not know each other: on many machines this is a network hop.
-pub type Worker = Arc<dyn Fn(Invocation) -> WorkerAnswer + Send + Sync>;
+/// The permit goes along: it counts until the run has ended, whether or not the caller waits for the answer.
+pub type Worker = Arc<dyn Fn(Invocation, Permit) -> WorkerAnswer + Send + Sync>;
 
 /// A worker's answer, pending.
 pub type WorkerAnswer = Pin<Box<dyn Future<Output = Result<Completed, Refusal>> + Send>>;

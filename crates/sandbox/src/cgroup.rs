@@ -8,6 +8,7 @@ use std::fs;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 /// The accounting period of the CPU limit, microseconds: the kernel's default.
 const CPU_PERIOD_US: u64 = 100_000;
@@ -15,8 +16,15 @@ const CPU_PERIOD_US: u64 = 100_000;
 const CPU_QUOTA_US_MIN: u64 = 1_000;
 /// Groups that one clean-up looks at, at most.
 const GROUPS_CLEANED_MAX: usize = 100_000;
-/// How long a clean-up waits for killed processes to go: attempts, 5 ms apart.
-const CLEAN_ATTEMPTS: u32 = 400;
+/// How long a clean-up of all groups waits for killed processes to go.
+const CLEAN_MS_MAX: u64 = 5_000;
+/// How often it looks.
+const CLEAN_TICK_MS: u64 = 5;
+/// Processes of one group that are killed in one pass, at most.
+const KILLS_MAX: usize = 10_000;
+
+/// The folder of all launchers in each hierarchy.
+const OURS: &str = "tidegate";
 
 /// Where our groups are.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,6 +57,15 @@ impl V1 {
         // Controllers that share a hierarchy share the folder.
         let is_first = move |at: usize| !all[..at].contains(&all[at]);
         all.into_iter().enumerate().filter(move |(at, _)| is_first(*at)).filter_map(|(_, dir)| dir.as_ref())
+    }
+
+    /// Makes our folders; a hierarchy that lets us make none is not used.
+    fn make_dirs(&mut self) {
+        for place in [&mut self.memory, &mut self.cpu, &mut self.pids, &mut self.freezer] {
+            if place.as_ref().is_some_and(|dir| fs::create_dir_all(dir).is_err()) {
+                *place = None;
+            }
+        }
     }
 }
 
@@ -87,10 +104,12 @@ impl Cgroups {
                 [("memory", &mut v1.memory), ("cpu", &mut v1.cpu), ("pids", &mut v1.pids), ("freezer", &mut v1.freezer)]
             {
                 if has(name) && place.is_none() {
-                    *place = own_dir_v1(Path::new(point), key);
+                    *place = Some(Path::new(point).join(OURS).join(key));
                 }
             }
         }
+        remove_trees(&v1.dirs().cloned().collect::<Vec<_>>());
+        v1.make_dirs();
         if v1.memory.is_some() || v1.cpu.is_some() || v1.pids.is_some() {
             return Cgroups::V1(v1);
         }
@@ -125,15 +144,14 @@ impl Cgroups {
 
     /// Ends every process in our groups and removes the groups, our folders included.
     pub fn remove(&self) {
-        for dir in self.dirs() {
-            remove_tree(&dir);
-        }
+        remove_trees(&self.dirs());
     }
 
     /// Makes the group of one instance and sets its limits.
     pub fn create(&self, start: &Start) -> io::Result<Group> {
         let name = start.instance.to_string();
-        let mut group = Group { dirs: Vec::new(), memory: None, freezer: None, version: self.controllers().version };
+        let version = self.controllers().version;
+        let mut group = Group { dirs: Vec::new(), memory: None, cpu: None, freezer: None, version };
         let made = self.fill(&mut group, &name, start);
         if made.is_err() {
             group.remove();
@@ -155,13 +173,6 @@ impl Cgroups {
     }
 }
 
-/// Two controllers may share one hierarchy and thus this folder: it is made at most once.
-fn own_dir_v1(point: &Path, key: &str) -> Option<PathBuf> {
-    let dir = point.join("tidegate").join(key);
-    remove_tree(&dir);
-    fs::create_dir_all(&dir).ok().map(|()| dir)
-}
-
 /// Our folder in the unified hierarchy: as root at its top, else below our own group if that has been delegated to us.
 fn own_dir_v2(point: &Path, mode: Mode, key: &str) -> Option<Cgroups> {
     let base = match mode {
@@ -174,9 +185,9 @@ fn own_dir_v2(point: &Path, mode: Mode, key: &str) -> Option<Cgroups> {
             base
         }
     };
-    let shared = base.join("tidegate");
+    let shared = base.join(OURS);
     let dir = shared.join(key);
-    remove_tree(&dir);
+    remove_trees(std::slice::from_ref(&dir));
     fs::create_dir_all(&dir).ok()?;
     for level in [&base, &shared, &dir] {
         for controller in ["memory", "cpu", "pids"] {
@@ -197,33 +208,87 @@ fn leave_for_leaf(base: &Path, key: &str) -> io::Result<()> {
     fs::write(leaf.join("cgroup.procs"), "0")
 }
 
-/// Kills and removes a folder of groups, one level of children deep, which is all that we make.
-fn remove_tree(dir: &Path) {
-    if !dir.is_dir() {
-        return;
+/// Kills everything in folders of groups, one level of children deep, which is all that we make, and removes them. What
+/// does not end in time stays, for the next start.
+fn remove_trees(dirs: &[PathBuf]) {
+    let mut groups: Vec<PathBuf> = Vec::new();
+    for dir in dirs.iter().filter(|dir| dir.is_dir()) {
+        let children = fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
+        groups.extend(children.filter(|path| path.is_dir()).take(GROUPS_CLEANED_MAX));
+        groups.push(dir.clone());
     }
-    let children = fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
-    let groups: Vec<PathBuf> = children.filter(|path| path.is_dir()).take(GROUPS_CLEANED_MAX).collect();
-    for group in groups.iter().map(PathBuf::as_path).chain([dir]) {
-        for _ in 0..CLEAN_ATTEMPTS {
+    let end = Instant::now() + Duration::from_millis(CLEAN_MS_MAX);
+    groups.iter().for_each(|group| lift_cpu_limit(group));
+    loop {
+        // Those inside come before those around them.
+        groups.retain(|group| {
             kill_all(group);
-            match fs::remove_dir(group) {
-                Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
-                    std::thread::sleep(std::time::Duration::from_millis(5));
-                }
-                Ok(()) | Err(_) => break,
-            }
+            fs::remove_dir(group).is_err_and(|error| error.kind() == io::ErrorKind::ResourceBusy)
+        });
+        if groups.is_empty() || Instant::now() > end {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(CLEAN_TICK_MS));
+    }
+}
+
+/// Processes that are to end shall not wait for their next share of time.
+fn lift_cpu_limit(group: &Path) {
+    // Whichever is there.
+    write_existing(&group.join("cpu.cfs_quota_us"), "-1");
+    write_existing(&group.join("cpu.shares"), "1024");
+    write_existing(&group.join("cpu.max"), "max");
+    write_existing(&group.join("cpu.weight"), "100");
+}
+
+fn write_existing(file: &Path, text: &str) {
+    use std::io::Write;
+    let _ = fs::OpenOptions::new().write(true).open(file).and_then(|mut file| file.write_all(text.as_bytes()));
+}
+
+/// Sends SIGKILL to every process of a group. In a group of the version 1 freezer nothing can fork meanwhile: a process
+/// that is told to freeze has a signal waiting, and fork fails with one (`copy_process` in kernel/fork.c).
+fn kill_all(group: &Path) {
+    let kill = group.join("cgroup.kill");
+    if kill.exists() {
+        write_existing(&kill, "1");
+        return write_existing(&group.join("cgroup.freeze"), "0");
+    }
+    let freezer = group.join("freezer.state");
+    write_existing(&freezer, "FROZEN");
+    kill_each(group);
+    write_existing(&freezer, "THAWED");
+}
+
+fn kill_each(group: &Path) {
+    let processes = fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default();
+    let pids = processes.lines().filter_map(|line| line.parse().ok()).filter_map(rustix::process::Pid::from_raw);
+    for pid in pids.take(KILLS_MAX) {
+        // The number may belong to somebody else by now: what is opened is looked at before it is killed.
+        let Ok(process) = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()) else { continue };
+        if is_member(pid, group) {
+            let _ = rustix::process::pidfd_send_signal(&process, rustix::process::Signal::KILL);
         }
     }
 }
 
-fn kill_all(group: &Path) {
-    let _ = fs::write(group.join("cgroup.kill"), "1");
-    let _ = fs::write(group.join("freezer.state"), "THAWED");
-    let processes = fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default();
-    for pid in processes.lines().filter_map(|line| line.parse().ok()).filter_map(rustix::process::Pid::from_raw) {
-        let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
-    }
+fn is_member(pid: rustix::process::Pid, group: &Path) -> bool {
+    let places = fs::read_to_string(format!("/proc/{}/cgroup", pid.as_raw_nonzero())).unwrap_or_default();
+    // From our own folder on: what is above it depends on who looks, and where the hierarchy is mounted.
+    let own: Option<PathBuf> = group.ancestors().find(|dir| dir.ends_with(OURS)).and_then(|ours| {
+        let above = ours.parent()?;
+        group.strip_prefix(above).ok().map(Path::to_owned)
+    });
+    own.is_some_and(|own| places.lines().any(|place| Path::new(place.rsplit(':').next().unwrap_or("")).ends_with(&own)))
+}
+
+/// The files through which an instance's processes enter its groups, each by writing "0".
+pub struct Doors {
+    /// For the first process, and thus for all.
+    pub first: Vec<OwnedFd>,
+    /// The limit of processor time, which is for the guest only: the first process must be able to answer and to end
+    /// when guests take all of it.
+    pub guest: Option<OwnedFd>,
 }
 
 /// The groups of one instance; removed by [`Group::remove`].
@@ -231,6 +296,7 @@ fn kill_all(group: &Path) {
 pub struct Group {
     dirs: Vec<PathBuf>,
     memory: Option<PathBuf>,
+    cpu: Option<PathBuf>,
     freezer: Option<PathBuf>,
     version: u8,
 }
@@ -251,6 +317,7 @@ impl Group {
             fs::write(dir.join("cpu.cfs_period_us"), CPU_PERIOD_US.to_string())?;
             fs::write(dir.join("cpu.cfs_quota_us"), cpu_quota_us(start).to_string())?;
             fs::write(dir.join("cpu.shares"), (u64::from(start.cpu_millis) * 1024 / 1000).max(2).to_string())?;
+            self.cpu = Some(dir);
         }
         if let Some(dir) = &v1.pids {
             fs::write(dir.join(name).join("pids.max"), processes(start))?;
@@ -271,6 +338,7 @@ impl Group {
             fs::write(dir.join("cpu.max"), format!("{} {CPU_PERIOD_US}", cpu_quota_us(start)))?;
             let weight = (u64::from(start.cpu_millis) / 10).clamp(1, 10_000);
             fs::write(dir.join("cpu.weight"), weight.to_string())?;
+            self.cpu = Some(dir.to_owned());
         }
         if has("pids") {
             fs::write(dir.join("pids.max"), processes(start))?;
@@ -290,12 +358,15 @@ impl Group {
     /// On version 1, the files through which a process puts itself in: it writes "0". A thread that moves itself spares
     /// the kernel a lock for which the launcher would wait for many milliseconds (`cgroup_procs_write_start` in
     /// kernel/cgroup/cgroup.c); what it may do is judged by who opened the file.
-    pub fn doors(&self) -> io::Result<Vec<OwnedFd>> {
+    pub fn doors(&self) -> io::Result<Doors> {
         if self.version != 1 {
-            return Ok(Vec::new());
+            return Ok(Doors { first: Vec::new(), guest: None });
         }
         let open = |dir: &PathBuf| fs::OpenOptions::new().write(true).open(dir.join("tasks")).map(OwnedFd::from);
-        self.dirs.iter().map(open).collect()
+        let shared = |cpu: &PathBuf| [&self.memory, &self.freezer].into_iter().flatten().any(|dir| dir == cpu);
+        let guest = self.cpu.as_ref().filter(|cpu| !shared(cpu));
+        let first = self.dirs.iter().filter(|dir| Some(*dir) != guest);
+        Ok(Doors { first: first.map(open).collect::<io::Result<_>>()?, guest: guest.map(open).transpose()? })
     }
 
     /// A file that holds the peak of memory in bytes, if there is one.
@@ -345,6 +416,15 @@ impl Group {
             (_, true) => fs::write(dir.join("cgroup.freeze"), "1"),
             (_, false) => fs::write(dir.join("cgroup.freeze"), "0"),
         };
+    }
+
+    /// Ends every process at once, whatever they do against it. Needs no processor time of theirs but for their end.
+    pub fn kill_all(&self) {
+        self.cpu.iter().for_each(|dir| lift_cpu_limit(dir));
+        // The freezer's group, if there is one, holds them still meanwhile.
+        if let Some(dir) = self.freezer.as_ref().or(self.dirs.first()) {
+            kill_all(dir);
+        }
     }
 
     /// Removes the empty groups. `false`: the kernel still counts a process of it; try again soon.

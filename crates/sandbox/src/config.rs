@@ -4,6 +4,9 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 
+/// Where a machine's own programs are. The `PATH` of services often lacks some of these.
+pub const SYSTEM_PATH: [&str; 6] = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"];
+
 /// The launcher's settings.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
@@ -21,6 +24,10 @@ pub struct Config {
     pub instances_max: u32,
     /// Certificates that guests trust; `None` means the host's.
     pub ca_bundle: Option<PathBuf>,
+    /// Folders in which programs are looked for: `nft`, `mke2fs` and interpreters.
+    pub search_path: Vec<PathBuf>,
+    /// The user's own folder, where version managers keep interpreters.
+    pub home: Option<PathBuf>,
     /// Files for `/var/runtime`: relative path and contents.
     pub shims: &'static [(&'static str, &'static [u8])],
 }
@@ -36,8 +43,15 @@ impl Config {
             runtimes: BTreeMap::new(),
             instances_max: 1_000,
             ca_bundle: None,
+            search_path: SYSTEM_PATH.iter().map(PathBuf::from).collect(),
+            home: None,
             shims: &[],
         }
+    }
+
+    /// The first program of this name in the search path.
+    pub(crate) fn find_program(&self, name: &str) -> Option<PathBuf> {
+        self.search_path.iter().map(|dir| dir.join(name)).find(|path| path.is_file())
     }
 }
 

@@ -52,13 +52,15 @@ pub fn doctor(config: &Config) -> Result<Vec<Ability>, Error> {
 }
 
 const FORWARDING: &str = "/proc/sys/net/ipv4/ip_forward";
+/// Where the examination has its folder when the disk of the data folder cannot be written.
+const TEMPORARY: &str = "/tmp";
 
 /// On the same disk as the data folder if that may be written, for the disk matters.
 fn make_folder(data_dir: &Path) -> Result<PathBuf, Error> {
     let near = data_dir.ancestors().skip(1).find(|dir| dir.is_dir()).map(Path::to_owned);
     let name = format!("tidegate-doctor-{}", std::process::id());
     let mut last = None;
-    for dir in near.into_iter().chain([std::env::temp_dir()]) {
+    for dir in near.into_iter().chain([PathBuf::from(TEMPORARY)]) {
         let path = dir.join(&name);
         match fs::create_dir(&path) {
             Ok(()) => return Ok(path),

@@ -47,6 +47,9 @@ fn become_guest(plan: &Plan<'_>, kept: &Kept) -> Failure {
 
 fn lock(plan: &Plan<'_>, kept: &Kept) -> Result<(), Failure> {
     wire::send(kept.setup.as_fd(), &Note::Guest, &[], Wait::Block).map_err(at("guest", "report"))?;
+    if let Some(door) = &kept.guest_door {
+        rustix::io::write(door, b"0").map_err(at("cgroup", "enter the guest's control group"))?;
+    }
     rustix::process::setsid().map_err(at("guest", "setsid"))?;
     prefer_for_oom().map_err(at("guest", "raise the OOM score"))?;
     set_limits(plan).map_err(at("limits", "setrlimit"))?;

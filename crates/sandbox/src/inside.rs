@@ -95,6 +95,8 @@ pub struct Kept {
     pub log: OwnedFd,
     /// The guest's end of the channel.
     pub channel: Option<OwnedFd>,
+    /// Where the guest's main process enters a control group of its own.
+    pub guest_door: Option<OwnedFd>,
 }
 
 /// The life of the child: makes the sandbox, starts the guest, and stays as its first process.
@@ -115,6 +117,7 @@ pub fn report(setup: BorrowedFd<'_>, failure: &Failure) {
 }
 
 fn build(plan: &Plan<'_>, doors: &[OwnedFd], kept: &Kept) -> Result<(), Failure> {
+    sys::forget_command_line(c"init").map_err(at("identity", "forget the launcher's command line"))?;
     for door in doors {
         rustix::io::write(door, b"0").map_err(at("cgroup", "enter a control group"))?;
     }
@@ -131,7 +134,7 @@ fn build(plan: &Plan<'_>, doors: &[OwnedFd], kept: &Kept) -> Result<(), Failure>
 
 fn keep_only(kept: &Kept) -> rustix::io::Result<()> {
     let mut keep = vec![kept.setup.as_raw_fd(), kept.log.as_raw_fd()];
-    keep.extend(kept.channel.iter().map(AsRawFd::as_raw_fd));
+    keep.extend(kept.channel.iter().chain(&kept.guest_door).map(AsRawFd::as_raw_fd));
     sys::close_all_but(&keep)?;
     // The lowest three numbers must not be reused: a panic would print into whatever has number 2.
     for _ in 0..3 {

@@ -22,10 +22,18 @@ const SETUP_MS_MAX: u64 = 10_000;
 const OOM_TICK_MS: u64 = 10;
 /// How often the count is looked at.
 const OOM_LOOKS: u32 = 100;
+/// How long a sandbox that has not begun may take to end.
+pub const DESTROY_MS_MAX: u64 = 1_000;
 /// Time between attempts to remove a control group that the kernel still counts a process in.
 const REMOVE_TICK_MS: u64 = 2;
 /// Attempts before the launcher gives up and leaves the group for the next start to remove.
 const REMOVE_ATTEMPTS: u32 = 500;
+/// How long the kernel has to end a sandbox whose first process was killed, before more is done.
+const KILL_FIRST_MS: u64 = 20;
+/// How long it has after each further attempt.
+const KILL_TICK_MS: u64 = 100;
+/// How often more is done; then the instance is left to end when it ends.
+const KILL_ATTEMPTS: u32 = 100;
 /// The mark of a memory allowance without a control group: what the interpreter itself maps privately.
 const PRIVATE_SLACK_BYTES: u64 = 64 << 20;
 
@@ -85,6 +93,7 @@ pub struct Instance {
     memory_limit_bytes: u64,
     memory_peak_bytes: Option<u64>,
     kill_at: Option<Instant>,
+    kill_again: Option<(Instant, u32)>,
     oom_look: Option<(Instant, u32)>,
     remove_again: Option<(Instant, u32)>,
 }
@@ -141,11 +150,12 @@ impl Machine {
             memory_limit_bytes: u64::from(start.memory_mb) << 20,
             memory_peak_bytes: None,
             kill_at: Some(Instant::now() + Duration::from_millis(SETUP_MS_MAX)),
+            kill_again: None,
             oom_look: None,
             remove_again: None,
         };
         if let Err(failure) = self.release(slot, &instance) {
-            instance.destroy();
+            instance.destroy(Instant::now() + Duration::from_millis(DESTROY_MS_MAX));
             return Err(failure);
         }
         Ok(instance)
@@ -169,7 +179,7 @@ impl Machine {
             };
             plan.root = &installed.root;
             plan.lang = installed.lang.as_deref();
-            plan.interpreter = Some((installed.program.clone(), interpreters::arguments(runtime)));
+            plan.interpreter = Some((installed.program.clone(), interpreters::arguments(runtime, start.memory_mb)));
         }
         if !self.cgroups.controllers().memory {
             plan.private_bytes_max = Some((u64::from(start.memory_mb) << 20) + PRIVATE_SLACK_BYTES);
@@ -206,7 +216,10 @@ impl Machine {
         };
         match forked.map_err(at("clone", "make namespaces"))? {
             Fork::Parent(process) => Ok((process, ours)),
-            Fork::Child => inside::run(plan, &doors, &Kept { setup: theirs, log: files.log, channel: files.channel }),
+            Fork::Child => {
+                let kept = Kept { setup: theirs, log: files.log, channel: files.channel, guest_door: doors.guest };
+                inside::run(plan, &doors.first, &kept)
+            }
         }
     }
 
@@ -302,6 +315,18 @@ impl Instance {
         self.group.set_frozen(false);
         self.process.signal(Signal::KILL);
         self.kill_at = None;
+        if self.remove_again.is_none() && self.kill_again.is_none() {
+            self.kill_again = Some((Instant::now() + Duration::from_millis(KILL_FIRST_MS), KILL_ATTEMPTS));
+        }
+    }
+
+    /// The first process has been killed, but it or another has not had the time to end.
+    fn kill_harder(&mut self, now: Instant, left: u32) {
+        self.group.kill_all();
+        self.kill_again = left.checked_sub(1).map(|left| (now + Duration::from_millis(KILL_TICK_MS), left));
+        if left == 0 {
+            eprintln!("tidegate launcher: the processes of instance {} do not end", self.id);
+        }
     }
 
     /// Freezes or thaws.
@@ -323,8 +348,9 @@ impl Instance {
 
     /// When something is due.
     pub fn due(&self) -> Option<Instant> {
-        let times = [self.kill_at, self.oom_look.map(|(at, _)| at), self.remove_again.map(|(at, _)| at)];
-        times.into_iter().flatten().min()
+        let repeated = [self.kill_again, self.oom_look, self.remove_again].map(|again| again.map(|(at, _)| at));
+        let times = repeated.into_iter().chain([self.kill_at]);
+        times.flatten().min()
     }
 
     /// Does what is due.
@@ -340,6 +366,11 @@ impl Instance {
             && at <= now
         {
             self.look_for_oom(now, left);
+        }
+        if let Some((at, left)) = self.kill_again
+            && at <= now
+        {
+            self.kill_harder(now, left);
         }
         match self.remove_again {
             Some((at, left)) if at <= now => self.remove(left),
@@ -366,7 +397,7 @@ impl Instance {
         let Ok(Some(status)) = self.process.wait(false) else { return Step::Stay };
         let late = self.read_notes(buffer);
         self.status.get_or_insert(status);
-        (self.kill_at, self.oom_look) = (None, None);
+        (self.kill_at, self.kill_again, self.oom_look) = (None, None, None);
         self.out_of_memory |= self.group.out_of_memory();
         self.memory_peak_bytes = self.group.peak_bytes();
         if late == Step::Started {
@@ -411,17 +442,22 @@ impl Instance {
         self.memory_peak_bytes.map(|peak| peak.max(least))
     }
 
-    /// Ends it and waits until it is gone.
-    pub fn destroy(&mut self) {
+    /// Ends it and waits until it is gone, or until the given time.
+    pub fn destroy(&mut self, until: Instant) {
         self.kill();
-        if self.remove_again.is_none() {
-            let _ = self.process.wait(true);
-        }
-        self.remove_parts();
-        for _ in 0..REMOVE_ATTEMPTS {
-            if self.group.remove() {
+        let mut wait_ms = KILL_FIRST_MS;
+        while self.remove_again.is_none() && !matches!(self.process.wait(false), Ok(Some(_)) | Err(_)) {
+            if Instant::now() > until {
+                eprintln!("tidegate launcher: instance {} is left behind: its processes do not end", self.id);
                 return;
             }
+            if !self.process.has_ended_within(wait_ms) {
+                self.group.kill_all();
+                wait_ms = KILL_TICK_MS;
+            }
+        }
+        self.remove_parts();
+        while !self.group.remove() && Instant::now() < until {
             std::thread::sleep(Duration::from_millis(REMOVE_TICK_MS));
         }
     }

@@ -102,11 +102,18 @@ impl Interpreters {
     }
 }
 
-/// The arguments that make an interpreter run our shim.
-pub fn arguments(runtime: &Runtime) -> Vec<String> {
+/// Memory that Node.js needs besides the heap of the function's own objects, MB.
+const NODE_OWN_MB: u32 = 48;
+
+/// The arguments that make an interpreter run our shim in an instance of this memory. Without a limit of its own, V8
+/// would let garbage pile up to several GB and be killed long before it collects any.
+pub fn arguments(runtime: &Runtime, memory_mb: u32) -> Vec<String> {
     match runtime.family() {
         RuntimeFamily::Python { .. } => vec!["/var/runtime/python/bootstrap.py".into()],
-        RuntimeFamily::Node { .. } => vec!["/var/runtime/nodejs/bootstrap.mjs".into()],
+        RuntimeFamily::Node { .. } => {
+            let heap_mb = memory_mb.saturating_sub(NODE_OWN_MB).max(memory_mb / 2).max(1);
+            vec![format!("--max-old-space-size={heap_mb}"), "/var/runtime/nodejs/bootstrap.mjs".into()]
+        }
         RuntimeFamily::Provided | RuntimeFamily::Other => Vec::new(),
     }
 }
@@ -135,7 +142,7 @@ pub fn probe(config: &Config, mut tell: impl FnMut(Found)) {
         RuntimeSource::Interpreter(path) => Some((Some(runtime.clone()), path.clone())),
         RuntimeSource::Root(_) => None,
     });
-    let found_on_host = candidates().into_iter().map(|path| (None, path));
+    let found_on_host = candidates(config).into_iter().map(|path| (None, path));
     let mut asked = BTreeSet::new();
     for (wanted, path) in configured.chain(found_on_host).take(PROBES_MAX) {
         let Ok(path) = fs::canonicalize(&path) else { continue };
@@ -160,12 +167,11 @@ pub fn probe_for(config: &Config, socket: BorrowedFd<'_>) {
 }
 
 /// Files whose name is that of an interpreter, the most ordinary places first.
-fn candidates() -> Vec<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let mut dirs: Vec<PathBuf> = std::env::split_paths(&path).collect();
+fn candidates(config: &Config) -> Vec<PathBuf> {
+    let mut dirs = config.search_path.clone();
     dirs.extend(["/usr/local/bin", "/usr/bin"].map(PathBuf::from));
     dirs.extend(entries(Path::new("/opt")).map(|dir| dir.join("bin")));
-    if let Some(home) = std::env::var_os("HOME").map(PathBuf::from) {
+    if let Some(home) = &config.home {
         for versions in [".pyenv/versions", ".nvm/versions/node"] {
             dirs.extend(entries(&home.join(versions)).map(|dir| dir.join("bin")));
         }

@@ -3,7 +3,7 @@
 use crate::abilities::{self, Facts};
 use crate::config::Config;
 use crate::inside::Failure;
-use crate::instance::{Files, Instance, Machine, Step};
+use crate::instance::{DESTROY_MS_MAX, Files, Instance, Machine, Step};
 use crate::interpreters::{self, Found};
 use crate::netpool::{Namespace, Pool, ReadError};
 use crate::network::Network;
@@ -30,6 +30,8 @@ const REQUESTS_PER_TURN: usize = 32;
 const WAITING_PER_INSTANCE: usize = 4;
 /// How long the daemon may live on after it has closed its end of the socket.
 const DAEMON_LINGER_MS: u64 = 10_000;
+/// How long all instances together may take to end when the launcher does.
+const CLEAN_MS_MAX: u64 = 5_000;
 
 /// The size of `/tmp` that most functions have: the least that the Lambda API allows.
 const SCRATCH_LIKELY_MB: u32 = 512;
@@ -160,8 +162,8 @@ fn machine(prepared: Prepared) -> io::Result<(Machine, Option<Outside>, Vec<Abil
         Mode::UserNamespace => Err("only root can connect network namespaces".to_owned()),
         Mode::Root => open_outside(&config, &key),
     };
-    let scratch =
-        scratch_folder.and_then(|folder| Scratch::open(folder, SCRATCH_LIKELY_MB).map_err(|error| chain(&error)));
+    let open = |folder| Scratch::open(folder, config.find_program("mke2fs"), SCRATCH_LIKELY_MB);
+    let scratch = scratch_folder.and_then(|folder| open(folder).map_err(|error| chain(&error)));
     let facts = Facts {
         mode,
         controllers: cgroups.controllers(),
@@ -549,7 +551,7 @@ impl Loop {
         match watch() {
             Ok(()) => Ok(instance),
             Err(error) => {
-                instance.destroy();
+                instance.destroy(Instant::now() + Duration::from_millis(DESTROY_MS_MAX));
                 Err(Failure { stage: "watch", message: error.to_string() })
             }
         }
@@ -629,7 +631,8 @@ impl Loop {
             let _ = probe.process.wait(true);
         }
         self.instances.iter_mut().flatten().for_each(Instance::kill);
-        self.instances.iter_mut().flatten().for_each(Instance::destroy);
+        let until = Instant::now() + Duration::from_millis(CLEAN_MS_MAX);
+        self.instances.iter_mut().flatten().for_each(|instance| instance.destroy(until));
         self.instances.clear();
         if let Some(mut outside) = self.outside.take() {
             outside.pool.take().into_iter().for_each(Pool::end);

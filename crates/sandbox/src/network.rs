@@ -20,8 +20,6 @@ const LINKS_MAX: usize = 100_000;
 const LINKS_WAIT_MS: u64 = 3_000;
 /// How often it looks.
 const LINKS_TICK_MS: u64 = 5;
-/// Where `nft` is looked for besides `PATH`, which for services often lacks the folders of system programs.
-const SYSTEM_DIRS: [&str; 3] = ["/usr/sbin", "/sbin", "/usr/local/sbin"];
 /// The host's list of name servers, and the one that holds the true ones where the first names a local stub.
 const RESOLV_CONFS: [&str; 2] = ["/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"];
 
@@ -62,7 +60,7 @@ pub struct Network {
 impl Network {
     /// Loads the rules and removes what an earlier run has left.
     pub fn open(config: &Config, key: &str) -> Result<Network, Error> {
-        let nft = find_nft().ok_or(Error::NftMissing)?;
+        let nft = config.find_program("nft").ok_or(Error::NftMissing)?;
         let links = Links::open().map_err(Error::Netlink)?;
         let network = Network {
             links,
@@ -197,13 +195,6 @@ impl Network {
 /// The host's ends of a launcher's links have names that begin so; a name has 15 characters at most.
 pub fn link_prefix(key: &str) -> String {
     format!("tg{}-", &key[..4])
-}
-
-/// The program `nft`.
-pub fn find_nft() -> Option<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let dirs = std::env::split_paths(&path).chain(SYSTEM_DIRS.iter().map(PathBuf::from));
-    dirs.map(|dir| dir.join("nft")).find(|path| path.is_file())
 }
 
 /// The first IPv4 name server that can be reached from a guest: not one on the host's own loopback.

@@ -27,8 +27,6 @@ const LOOP_ATTEMPTS: u32 = 16;
 const EXTENTS_MAX: u32 = 100_000;
 /// Bytes copied at a time.
 const COPY_BYTES: usize = 1 << 20;
-/// Where `mke2fs` is looked for besides `PATH`.
-const SYSTEM_DIRS: [&str; 3] = ["/usr/sbin", "/sbin", "/usr/local/sbin"];
 
 /// Why there is no `/tmp` on disk.
 #[derive(Debug, thiserror::Error)]
@@ -69,9 +67,9 @@ pub struct Image {
 }
 
 impl Scratch {
-    /// Tries everything once, with an image of the size that will be wanted most.
-    pub fn open(folder: OwnedFd, likely_mb: u32) -> Result<Scratch, Error> {
-        let formatter = find_formatter().ok_or(Error::FormatterMissing)?;
+    /// Tries everything once, with an image of the size that will be wanted most. `formatter`: the program `mke2fs`.
+    pub fn open(folder: OwnedFd, formatter: Option<PathBuf>, likely_mb: u32) -> Result<Scratch, Error> {
+        let formatter = formatter.ok_or(Error::FormatterMissing)?;
         let mut scratch = Scratch { folder, formatter, templates: BTreeMap::new() };
         let image = scratch.create(likely_mb)?;
         image.discard();
@@ -230,11 +228,4 @@ impl Image {
     pub fn discard(self) {
         let _ = sys::ext4_shut_down(self.top.as_fd());
     }
-}
-
-/// The program `mke2fs`.
-pub fn find_formatter() -> Option<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let dirs = std::env::split_paths(&path).chain(SYSTEM_DIRS.iter().map(PathBuf::from));
-    dirs.map(|dir| dir.join("mke2fs")).find(|path| path.is_file())
 }

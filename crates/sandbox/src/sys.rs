@@ -45,6 +45,15 @@ impl Process {
         }))
     }
 
+    /// Waits for the end, so long at most. The process remains to be waited for.
+    pub fn has_ended_within(&self, wait_ms: u64) -> bool {
+        use rustix::event::{PollFd, PollFlags, Timespec, poll};
+        let nanos = (wait_ms % 1_000) * 1_000_000;
+        let timeout = Timespec { tv_sec: (wait_ms / 1_000) as i64, tv_nsec: nanos as _ };
+        let mut watched = [PollFd::new(&self.pidfd, PollFlags::IN)];
+        poll(&mut watched, Some(&timeout)).is_ok_and(|ready| ready > 0)
+    }
+
     /// Sends a signal; a process that has ended is no error.
     pub fn signal(&self, signal: rustix::process::Signal) {
         let _ = rustix::process::pidfd_send_signal(&self.pidfd, signal);
@@ -92,6 +101,25 @@ pub fn enter_network(namespace: BorrowedFd<'_>) -> Result<()> {
 pub fn exit_now(code: i32) -> ! {
     // SAFETY: ends the process; never returns.
     unsafe { libc::_exit(code) }
+}
+
+/// Overwrites what `/proc/<pid>/cmdline` and `/proc/<pid>/environ` show of this process, and names it. For a freshly
+/// forked child, which has copies of its own and uses neither.
+pub fn forget_command_line(name: &CStr) -> std::io::Result<()> {
+    let stat = std::fs::read_to_string("/proc/self/stat")?;
+    // The second field, a name in brackets, may hold anything; fields 48 to 51 are the bounds of both (proc(5)).
+    let fields: Vec<&str> = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace().collect();
+    let bound = |field: usize| fields.get(field - 3).and_then(|text| text.parse::<usize>().ok()).unwrap_or(0);
+    for (start, end) in [(bound(48), bound(49)), (bound(50), bound(51))] {
+        if start == 0 || end < start {
+            return Err(std::io::ErrorKind::InvalidData.into());
+        }
+        // SAFETY: the kernel has put the process's initial arguments and environment between these bounds, on the
+        // stack, where they stay mapped and writable. No reference to them exists: nothing that runs in this child
+        // asks for arguments or environment. What C keeps are pointers, which now point to empty texts.
+        unsafe { std::ptr::write_bytes(std::ptr::with_exposed_provenance_mut::<u8>(start), 0, end - start) };
+    }
+    Ok(rustix::thread::set_name(name)?)
 }
 
 /// Closes every descriptor that is not in `keep`.

@@ -31,6 +31,8 @@ enum Error {
     Listener(#[source] std::io::Error),
     #[error("listen for signals")]
     Signals(#[source] std::io::Error),
+    #[error("the loop of the {0} has ended")]
+    Loop(&'static str),
     #[error("read the functions")]
     Control(#[from] control::Error),
     #[error("run the worker")]
@@ -45,7 +47,13 @@ pub fn run(settings: Settings, listener: TcpListener, launcher: OwnedFd, data_di
         .with_ansi(std::io::stderr().is_terminal())
         .init();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(Error::Runtime);
-    match runtime.and_then(|runtime| runtime.block_on(serve(settings, listener, launcher, data_dir))) {
+    let ended = runtime.and_then(|runtime| {
+        let ended = runtime.block_on(serve(settings, listener, launcher, data_dir));
+        // The drain was bounded; work that blocks on a disk or on somebody else's server is not waited for.
+        runtime.shutdown_background();
+        ended
+    });
+    match ended {
         Ok(()) => 0,
         Err(error) => {
             tracing::error!(error = &error as &dyn std::error::Error, "the daemon ends");
@@ -85,8 +93,11 @@ async fn serve(settings: Settings, listener: TcpListener, launcher: OwnedFd, dat
     let gateway_ended = tokio::spawn(gateway_service.run(listener, stopped(stopping)));
     tracing::info!(%endpoint, region = %settings.region, auth = settings.auth_required, "ready");
 
+    let (mut gateway_ended, mut control_ended) = (gateway_ended, control_ended);
     tokio::select! {
-        ended = worker_ended => return ended.unwrap_or(Ok(())).map_err(Error::Worker),
+        ended = worker_ended => return ended.map_or(Err(Error::Loop("worker")), |ended| ended.map_err(Error::Worker)),
+        _ = &mut gateway_ended => return Err(Error::Loop("gateway")),
+        _ = &mut control_ended => return Err(Error::Loop("control")),
         () = signals.next() => {}
     }
     tracing::info!("draining");
@@ -123,7 +134,7 @@ fn control_config(
         s3: settings.file.s3.clone(),
         store: store.clone(),
         snapshot: snapshot.clone(),
-        changed: Box::new(move |snapshot| retain.retain(&generations(snapshot))),
+        changed: Box::new(move |snapshot| retain.retain(generations(snapshot))),
         interpreters: worker.interpreters(),
         in_use: Box::new(move |digest| in_use.in_use(digest)),
         last_invoked: Box::new(move |name| last_invoked.last_invoked(name)),
@@ -167,9 +178,9 @@ fn generations(snapshot: &Snapshot) -> HashSet<Generation> {
 }
 
 fn router(limits: &model::Limits, snapshot: Arc<ArcSwap<Snapshot>>, worker: worker::Handle) -> router::Handle {
-    let worker: router::Worker = Arc::new(move |invocation| {
+    let worker: router::Worker = Arc::new(move |invocation, permit| {
         let worker = worker.clone();
-        Box::pin(async move { worker.invoke(invocation).await })
+        Box::pin(async move { worker.invoke(invocation, Box::new(permit)).await })
     });
     router::Handle::new(router::Config { snapshot, concurrent_executions: limits.concurrent_executions, worker })
 }
@@ -213,11 +224,16 @@ impl Signals {
     }
 }
 
-/// What the machine has, from `/proc/meminfo`; a cautious guess if it cannot be read.
+/// What the machine has, or what the container around us may use, whichever is less; a cautious guess if neither can
+/// be read.
 fn machine_memory_mb() -> u64 {
     const GUESS_MB: u64 = 2_048;
+    const CONTAINER: [&str; 2] = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"];
     let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let line = text.lines().find_map(|l| l.strip_prefix("MemTotal:"));
     let kb = line.and_then(|l| l.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
-    kb.map_or(GUESS_MB, |kb| kb / 1_024)
+    let machine = kb.map(|kb| kb / 1_024);
+    let read = |path: &str| std::fs::read_to_string(path).ok()?.trim().parse::<u64>().ok();
+    let container = CONTAINER.iter().filter_map(|path| read(path)).map(|bytes| bytes / 1_048_576);
+    container.chain(machine).min().unwrap_or(GUESS_MB)
 }

@@ -1,6 +1,6 @@
 //! `tidegate doctor`: what isolation and limits this machine gives, line by line.
 
-use crate::{config, shims};
+use crate::{config, serve, shims};
 use api::launcher::{Ability, Grade};
 use std::io::{IsTerminal, Write};
 use std::path::Path;
@@ -26,6 +26,7 @@ pub fn run(file: Option<&Path>, output: Output) -> ExitCode {
     config.nameservers = file.nameservers;
     config.ca_bundle = file.ca_bundle;
     config.shims = shims::FILES;
+    serve::take_environment(&mut config);
     let abilities = match sandbox::doctor(&config) {
         Ok(abilities) => abilities,
         Err(error) => return crate::report(&error),

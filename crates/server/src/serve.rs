@@ -124,14 +124,19 @@ fn settle(options: &Serve) -> Result<Settings, Error> {
     })
 }
 
+/// Places of the launcher beyond the instances that the worker may have.
+const INSTANCES_SLACK: u32 = 64;
+
 fn launcher_config(settings: &Settings) -> sandbox::Config {
     let mut config = sandbox::Config::new(&settings.data_dir);
     let file = &settings.file;
-    config.instances_max = file.limits.instances;
+    // A stopped instance keeps its place until the kernel has taken it apart.
+    config.instances_max = file.limits.instances.saturating_add(INSTANCES_SLACK);
     config.nameservers = file.nameservers.clone();
     config.runtimes = file.runtimes.clone();
     config.ca_bundle = file.ca_bundle.clone();
     config.shims = shims::FILES;
+    take_environment(&mut config);
     if let Some(uid_base) = file.uid_base {
         config.uid_base = uid_base;
     }
@@ -139,6 +144,17 @@ fn launcher_config(settings: &Settings) -> sandbox::Config {
         config.subnet = subnet;
     }
     config
+}
+
+/// Where programs are looked for: what the environment says, then where every machine has them.
+pub fn take_environment(config: &mut sandbox::Config) {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    // A relative folder would be another one wherever the server is started.
+    let mut dirs: Vec<PathBuf> = std::env::split_paths(&path).filter(|dir| dir.is_absolute()).collect();
+    let system = std::mem::take(&mut config.search_path);
+    dirs.extend(system.into_iter().filter(|dir| !dirs.contains(dir)).collect::<Vec<_>>());
+    config.search_path = dirs;
+    config.home = std::env::var_os("HOME").map(PathBuf::from);
 }
 
 /// How long the processes of a killed server may take to let go of its data folder.

@@ -82,8 +82,13 @@ impl Instance {
                 }
             }
             Talk::RuntimeApi(Served { session, .. }) => {
+                let answered = tokio::select! {
+                    answered = session.hand_over(invocation, deadline_ms) => answered,
+                    _ = gone(self.exit.clone()) => return Answer::NotTaken,
+                };
                 tokio::select! {
-                    answer = session.run(invocation, deadline_ms) => answer,
+                    biased;
+                    answer = answered => answer.unwrap_or(Answer::Ended(Ending::ProtocolBroken)),
                     ending = gone(self.exit.clone()) => Answer::Ended(ending),
                 }
             }

@@ -23,14 +23,15 @@ const DEAD_INSTANCES_MAX: u32 = 3;
 
 impl Handle {
     /// Runs an invocation to its answer. A caller that goes away while waiting gives up its place; once the guest has
-    /// the invocation it runs to its end, as on Lambda.
-    pub async fn invoke(&self, invocation: Invocation) -> Result<Completed, Refusal> {
+    /// the invocation it runs to its end, as on Lambda. `held` is dropped when the invocation has ended, whoever waits.
+    pub async fn invoke(&self, invocation: Invocation, held: Held) -> Result<Completed, Refusal> {
         let shared = &self.shared;
         let arrived = Instant::now();
-        let version = shared.version(&invocation.spec);
+        let version = shared.version(&invocation.spec).ok_or(Refusal::Draining)?;
         version.invoked_ms.store(now_ms(), Ordering::Relaxed);
         let wait_max = Duration::from_millis(shared.limits.init_ms + 2 * invocation.spec.timeout_ms) + WAIT_SLACK;
         let invocation = Arc::new(invocation);
+        let mut held = held;
         for _ in 0..DEAD_INSTANCES_MAX {
             let grant = version.slot(shared, wait_max).await;
             let queue_us = arrived.elapsed().as_micros() as u64;
@@ -38,22 +39,20 @@ impl Handle {
                 Grant::Refused(refusal) => return Err(refusal),
                 Grant::Failed(failure) => return not_started(shared, &invocation, &failure, queue_us),
                 Grant::Slot { instance, on, cold } => Run {
-                    shared: shared.clone(),
-                    version: version.clone(),
-                    pool_id: instance,
-                    on,
+                    slot: Slot { shared: shared.clone(), version: version.clone(), pool_id: instance, on },
                     cold,
                     invocation: invocation.clone(),
                     queue_us,
+                    held,
                 },
             };
             let (sender, receiver) = oneshot::channel();
             // A task of its own: the client may go away, the invocation goes on.
             tokio::spawn(run.carry(sender));
             match receiver.await {
-                Ok(Some(completed)) => return Ok(completed),
+                Ok(Ok(completed)) => return Ok(completed),
                 // The instance had died unnoticed.
-                Ok(None) => {}
+                Ok(Err(back)) => held = back,
                 Err(_) => return Err(Refusal::Failed { cause: "the invocation's task ended".to_owned() }),
             }
         }
@@ -61,47 +60,60 @@ impl Handle {
     }
 }
 
+/// What is held while an invocation runs, and given back by dropping it.
+pub type Held = Box<dyn Send + Sync>;
+
 /// One invocation on one instance.
 struct Run {
+    slot: Slot,
+    cold: Cold,
+    invocation: Arc<Invocation>,
+    queue_us: u64,
+    held: Held,
+}
+
+impl Run {
+    /// Answers with what was held if the guest never had the invocation.
+    async fn carry(self, answer_to: oneshot::Sender<Result<Completed, Held>>) {
+        let Run { slot, cold, invocation, queue_us, held } = self;
+        let on = &slot.on;
+        let timeout = Duration::from_millis(invocation.spec.timeout_ms);
+        let deadline = tokio::time::Instant::now() + timeout;
+        let deadline_ms = now_ms() + invocation.spec.timeout_ms;
+        let first = matches!(cold, Cold::FirstUse { .. });
+        on.log.start(start_line(&invocation), first);
+        on.life.advance(Move::Dispatch);
+
+        let begun = Instant::now();
+        let answer = tokio::time::timeout_at(deadline, on.run(&invocation, deadline_ms)).await;
+        let duration_us = begun.elapsed().as_micros() as u64;
+
+        let (result, fit) = slot.judge(answer.unwrap_or(Answer::Ended(Ending::TimedOut)));
+        let Some(result) = result else {
+            slot.discard();
+            // The receiver is gone if the client is.
+            let _ = answer_to.send(Err(held));
+            return;
+        };
+        let init_us = first.then_some(on.init_us);
+        let report = Report { duration_us, queue_us, init_us, memory_used_mb: on.memory.peak_mb(&on.exit) };
+        let completed = complete(&slot.shared, &invocation, &on.log, result, report);
+        // Given back first: whoever has the answer may send the next invocation at once.
+        drop(held);
+        let _ = answer_to.send(Ok(completed));
+        slot.give_back(fit, deadline).await;
+    }
+}
+
+/// A slot that was granted, until it is given back.
+struct Slot {
     shared: Arc<Shared>,
     version: Arc<Versioned>,
     pool_id: InstanceId,
     on: Arc<Instance>,
-    cold: Cold,
-    invocation: Arc<Invocation>,
-    queue_us: u64,
 }
 
-impl Run {
-    /// Answers `None` if the guest never had the invocation.
-    async fn carry(self, answer_to: oneshot::Sender<Option<Completed>>) {
-        let timeout = Duration::from_millis(self.invocation.spec.timeout_ms);
-        let deadline = tokio::time::Instant::now() + timeout;
-        let deadline_ms = now_ms() + self.invocation.spec.timeout_ms;
-        let first = matches!(self.cold, Cold::FirstUse { .. });
-        self.on.log.start(start_line(&self.invocation), first);
-        self.on.life.advance(Move::Dispatch);
-
-        let begun = Instant::now();
-        let answer = tokio::time::timeout_at(deadline, self.on.run(&self.invocation, deadline_ms)).await;
-        let duration_us = begun.elapsed().as_micros() as u64;
-
-        let (result, fit) = self.judge(answer.unwrap_or(Answer::Ended(Ending::TimedOut)));
-        let Some(result) = result else {
-            let _ = answer_to.send(None);
-            return self.discard();
-        };
-        let report = Report {
-            duration_us,
-            queue_us: self.queue_us,
-            init_us: first.then_some(self.on.init_us),
-            memory_used_mb: self.on.memory.peak_mb(&self.on.exit),
-        };
-        // The receiver is gone if the client is.
-        let _ = answer_to.send(Some(complete(&self.shared, &self.invocation, &self.on.log, result, report)));
-        self.give_back(fit, deadline).await;
-    }
-
+impl Slot {
     /// The result of an answer, if the guest had the invocation, and whether the instance may serve another one.
     fn judge(&self, answer: Answer) -> (Option<Result<Bytes, Ending>>, bool) {
         // Checked again here: the guest is hostile.
@@ -133,7 +145,7 @@ impl Run {
             return self.discard();
         }
         if self.on.settles_later() && tokio::time::timeout_at(deadline, self.on.settle()).await.is_err() {
-            self.on.life.advance(Move::TimedOut);
+            self.on.life.advance(Move::StopOrdered);
             return self.discard();
         }
         self.version.step(&self.shared, Event::Done { instance: self.pool_id });
@@ -154,6 +166,7 @@ fn not_started(
     queue_us: u64,
 ) -> Result<Completed, Refusal> {
     let (ending, log, init_us, memory_used_mb) = match failure {
+        Failure::Full => return Err(Refusal::NoCapacity),
         Failure::Platform { cause } => return Err(Refusal::Failed { cause: cause.clone() }),
         Failure::Function { ending, log, init_us, memory_mb } => (ending, log, *init_us, *memory_mb),
     };

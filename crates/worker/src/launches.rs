@@ -1,5 +1,6 @@
 //! The instances that the launcher knows: from the request to start one to the word that it is gone.
 
+use crate::budget::Room;
 use crate::guest::Exit;
 use crate::service::Outgoing;
 use api::launcher::{MemorySource, Request, Start};
@@ -19,6 +20,8 @@ pub struct Launches {
 struct Link {
     started: Option<oneshot::Sender<Result<Started, StartFailed>>>,
     exit: watch::Sender<Option<Exit>>,
+    /// Given back when the launcher has said its last word on the instance.
+    _room: Arc<Room>,
 }
 
 /// A sandbox whose guest runs.
@@ -56,11 +59,12 @@ impl Launches {
         &self,
         start: Start,
         files: Vec<OwnedFd>,
+        room: Arc<Room>,
     ) -> (Launch, oneshot::Receiver<Result<Started, StartFailed>>) {
         let id = start.instance;
         let (started, receiver) = oneshot::channel();
         let (exit, exit_seen) = watch::channel(None);
-        self.lock().insert(id, Link { started: Some(started), exit });
+        self.lock().insert(id, Link { started: Some(started), exit, _room: room });
         self.send(Request::Start(start), files);
         (Launch { launches: self.clone(), id, exit: exit_seen, kept: false }, receiver)
     }

@@ -18,4 +18,5 @@ mod service;
 mod start;
 mod versions;
 
+pub use invoke::Held;
 pub use service::{Config, Error, Handle, Interpreters, LogSink, Service};

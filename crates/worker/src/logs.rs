@@ -62,9 +62,7 @@ impl InstanceLog {
             }
             let pipe = {
                 let mut collector = self.lock();
-                let pipe = read(&mut collector, |bytes| self.pipe.try_read(bytes));
-                self.flush(&mut collector);
-                pipe
+                self.read(&mut collector, |bytes| self.pipe.try_read(bytes))
             };
             match pipe {
                 Pipe::Empty => {}
@@ -77,7 +75,7 @@ impl InstanceLog {
     /// Begins an invocation's log. The tail of an instance's first invocation keeps what Init wrote.
     pub fn start(&self, text: String, first: bool) {
         let mut collector = self.lock();
-        read(&mut collector, |bytes| (&self.direct).read(bytes));
+        self.read(&mut collector, |bytes| (&self.direct).read(bytes));
         collector.end_line();
         if !first {
             collector.tail.clear();
@@ -89,7 +87,7 @@ impl InstanceLog {
     /// Gives the log's tail.
     pub fn end(&self, texts: impl IntoIterator<Item = String>) -> Vec<u8> {
         let mut collector = self.lock();
-        read(&mut collector, |bytes| (&self.direct).read(bytes));
+        self.read(&mut collector, |bytes| (&self.direct).read(bytes));
         collector.end_line();
         for text in texts {
             collector.platform_line(text);
@@ -102,26 +100,30 @@ impl InstanceLog {
         self.collector.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Reads what is there, up to a bound, and passes lines on as they fill: a read of nothing but line ends makes
+    /// thousands of them.
+    fn read(&self, collector: &mut Collector, mut source: impl FnMut(&mut [u8]) -> std::io::Result<usize>) -> Pipe {
+        let mut bytes = [0; READ_BYTES];
+        for _ in 0..READS_PER_DRAIN {
+            match source(&mut bytes) {
+                Ok(0) => return Pipe::Closed,
+                Ok(count) => {
+                    collector.push(&bytes[..count]);
+                    self.flush(collector);
+                }
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return Pipe::Empty,
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(_) => return Pipe::Closed,
+            }
+        }
+        Pipe::More
+    }
+
     fn flush(&self, collector: &mut Collector) {
         if !collector.lines.is_empty() {
             (self.sink)(std::mem::take(&mut collector.lines));
         }
     }
-}
-
-/// Reads what is there, up to a bound.
-fn read(collector: &mut Collector, mut source: impl FnMut(&mut [u8]) -> std::io::Result<usize>) -> Pipe {
-    let mut bytes = [0; READ_BYTES];
-    for _ in 0..READS_PER_DRAIN {
-        match source(&mut bytes) {
-            Ok(0) => return Pipe::Closed,
-            Ok(count) => collector.push(&bytes[..count]),
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return Pipe::Empty,
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-            Err(_) => return Pipe::Closed,
-        }
-    }
-    Pipe::More
 }
 
 /// Bytes to lines. No I/O.

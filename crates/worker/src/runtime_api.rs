@@ -9,7 +9,7 @@ use api::runtime_api::{
 };
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
 use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -20,8 +20,16 @@ use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, oneshot, watch};
 
-/// Connections that one guest may hold open; further ones wait.
-const CONNECTIONS_MAX: usize = 64;
+/// Connections that one guest may hold open; further ones wait. Runtimes use one or two.
+const CONNECTIONS_MAX: usize = 16;
+/// Bytes of an Init error; more is refused.
+const INIT_ERROR_BYTES_MAX: u64 = 262_144;
+/// Bodies up to this size, by their own word, are read without asking.
+const SMALL_BODY_BYTES: u64 = 65_536;
+/// Larger bodies that are read at the same time, over all instances; further ones wait.
+const LARGE_BODIES_MAX: usize = 64;
+/// How long a guest may take to send a body.
+const BODY_READ: Duration = Duration::from_secs(10);
 /// How long a guest may take to send a request's headers.
 const HEADER_READ: Duration = Duration::from_secs(10);
 /// The size of hyper's buffer for one guest connection.
@@ -48,6 +56,12 @@ pub struct Session {
     inner: Mutex<Inner>,
     phase: watch::Sender<Phase>,
     response_bytes_max: u64,
+    large_bodies: Arc<Semaphore>,
+}
+
+/// The right to read large bodies, shared by all instances.
+pub fn large_bodies() -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(LARGE_BODIES_MAX))
 }
 
 /// A session with its accepting task. The listener keeps the sandbox's network namespace alive, so it must go with it.
@@ -78,8 +92,9 @@ struct Handover {
 
 impl Session {
     /// A guest in its Init.
-    pub fn new(response_bytes_max: u64) -> Arc<Session> {
-        Arc::new(Session { inner: Mutex::default(), phase: watch::Sender::new(Phase::Init), response_bytes_max })
+    pub fn new(response_bytes_max: u64, large_bodies: Arc<Semaphore>) -> Arc<Session> {
+        let phase = watch::Sender::new(Phase::Init);
+        Arc::new(Session { inner: Mutex::default(), phase, response_bytes_max, large_bodies })
     }
 
     /// Serves the guest, until the result is dropped.
@@ -118,22 +133,21 @@ impl Session {
         }
     }
 
-    /// Hands the guest an invocation and waits for its answer; the caller bounds the time.
-    pub async fn run(&self, invocation: &Invocation, deadline_ms: u64) -> Answer {
-        self.parked().await;
-        let (answer, answered) = oneshot::channel();
-        {
+    /// Waits until the guest asks for work and hands it the invocation; the answer will come through the receiver.
+    pub async fn hand_over(&self, invocation: &Invocation, deadline_ms: u64) -> oneshot::Receiver<Answer> {
+        loop {
+            self.parked().await;
             let mut inner = self.lock();
-            let Some(parked) = inner.parked.take() else {
-                return Answer::Ended(Ending::ProtocolBroken);
-            };
-            inner.answer = Some(answer);
+            let (answer, answered) = oneshot::channel();
+            let handover = Handover { headers: headers(invocation, deadline_ms), payload: invocation.payload.clone() };
             self.phase.send_replace(Phase::Running(invocation.id.0.clone()));
-            // If the guest's connection is gone the invocation times out, as on Lambda.
-            let _ = parked
-                .send(Handover { headers: headers(invocation, deadline_ms), payload: invocation.payload.clone() });
+            if inner.parked.take().is_some_and(|parked| parked.send(handover).is_ok()) {
+                inner.answer = Some(answer);
+                return answered;
+            }
+            // Its connection is gone: it never saw the invocation and will ask again.
+            self.phase.send_replace(Phase::Answered("".into()));
         }
-        answered.await.unwrap_or(Answer::Ended(Ending::ProtocolBroken))
     }
 
     /// Waits until the guest is parked in `next`.
@@ -213,7 +227,7 @@ impl Session {
         if let Some(refusal) = self.refusal(id, "InvocationResponse") {
             return refusal;
         }
-        match self.read(body).await {
+        match self.read(body, self.response_bytes_max).await {
             Read::Whole(payload) => self.answer(id, Answer::Success(payload), "InvocationResponse"),
             Read::TooLong => {
                 let refusal = format!("Exceeded maximum allowed payload size ({} bytes).", self.response_bytes_max);
@@ -228,7 +242,7 @@ impl Session {
         if let Some(refusal) = self.refusal(id, "InvocationErrorResponse") {
             return refusal;
         }
-        match self.read(body).await {
+        match self.read(body, self.response_bytes_max).await {
             Read::Whole(payload) => {
                 let ending = Ending::Reported { error_type: reported_type(headers), payload };
                 self.answer(id, Answer::Ended(ending), "InvocationErrorResponse")
@@ -242,8 +256,17 @@ impl Session {
     }
 
     async fn init_error(&self, headers: &HeaderMap, body: Incoming) -> Response<Full<Bytes>> {
-        let Read::Whole(payload) = self.read(body).await else {
-            return refuse(StatusCode::BAD_REQUEST, "TruncatedHTTPRequest", "The request body is incomplete");
+        if *self.phase.borrow() != Phase::Init {
+            return refuse_move("Ready", "InitError");
+        }
+        let payload = match self.read(body, INIT_ERROR_BYTES_MAX).await {
+            Read::Whole(payload) => payload,
+            Read::TooLong => {
+                return refuse(StatusCode::PAYLOAD_TOO_LARGE, "RequestEntityTooLarge", "The error is too large");
+            }
+            Read::Cut => {
+                return refuse(StatusCode::BAD_REQUEST, "TruncatedHTTPRequest", "The request body is incomplete");
+            }
         };
         let ending = Ending::Reported { error_type: reported_type(headers), payload };
         let moved = self.phase.send_if_modified(|phase| {
@@ -281,11 +304,17 @@ impl Session {
         accepted()
     }
 
-    async fn read(&self, body: Incoming) -> Read {
-        match Limited::new(body, self.response_bytes_max as usize).collect().await {
-            Ok(whole) => Read::Whole(whole.to_bytes()),
-            Err(error) if error.is::<LengthLimitError>() => Read::TooLong,
-            Err(_) => Read::Cut,
+    async fn read(&self, body: Incoming, bytes_max: u64) -> Read {
+        let large = body.size_hint().upper().is_none_or(|bytes| bytes > SMALL_BODY_BYTES);
+        let reading = async {
+            // The semaphore is never closed.
+            let _right = if large { self.large_bodies.acquire().await.ok() } else { None };
+            Limited::new(body, bytes_max as usize).collect().await
+        };
+        match tokio::time::timeout(BODY_READ, reading).await {
+            Ok(Ok(whole)) => Read::Whole(whole.to_bytes()),
+            Ok(Err(error)) if error.is::<LengthLimitError>() => Read::TooLong,
+            Ok(Err(_)) | Err(_) => Read::Cut,
         }
     }
 }

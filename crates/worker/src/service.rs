@@ -19,7 +19,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 use tokio::io::Interest;
 use tokio::net::UnixStream;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 /// Takes log lines towards the disk. Must not block: what cannot be taken is dropped and counted there.
 pub type LogSink = Arc<dyn Fn(Vec<LogLine>) + Send + Sync>;
@@ -77,11 +77,14 @@ pub(crate) struct Shared {
     pub budget: Budget,
     pub versions: ArcSwap<HashMap<Generation, Arc<Versioned>>>,
     pub launches: Launches,
+    /// The right to read large bodies from guests.
+    pub large_bodies: Arc<Semaphore>,
     /// What the launcher has found; managed runtimes start only after it has looked.
     pub interpreters: watch::Receiver<Interpreters>,
     /// Starts under way by the pool's name, with the way to call each off.
     starting: Mutex<HashMap<pool::InstanceId, oneshot::Sender<()>>>,
-    versions_write: Mutex<()>,
+    /// What may run, once it has been said; locked while a version's pool is made or all are looked through.
+    current: Mutex<Option<HashSet<Generation>>>,
     next_id: AtomicU64,
     started: Instant,
 }
@@ -106,9 +109,10 @@ impl Service {
             logs: config.logs,
             versions: ArcSwap::default(),
             launches: Launches::new(sender),
+            large_bodies: crate::runtime_api::large_bodies(),
             interpreters: interpreters_seen.clone(),
             starting: Mutex::default(),
-            versions_write: Mutex::default(),
+            current: Mutex::default(),
             next_id: AtomicU64::new(1),
             started: Instant::now(),
         });
@@ -224,14 +228,17 @@ impl Shared {
         self.started.elapsed().as_millis() as u64
     }
 
-    /// The pool of a version, made if it is new.
-    pub fn version(&self, spec: &Arc<Spec>) -> Arc<Versioned> {
+    /// The pool of a version, made if it is new; `None` if the version was replaced meanwhile.
+    pub fn version(&self, spec: &Arc<Spec>) -> Option<Arc<Versioned>> {
         if let Some(version) = self.versions.load().get(&spec.generation) {
-            return version.clone();
+            return Some(version.clone());
         }
-        let _write = self.versions_write.lock().unwrap_or_else(PoisonError::into_inner);
+        let current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(version) = self.versions.load().get(&spec.generation) {
-            return version.clone();
+            return Some(version.clone());
+        }
+        if current.as_ref().is_some_and(|current| !current.contains(&spec.generation)) {
+            return None;
         }
         let config = pool::Config {
             slots_per_instance: 1,
@@ -243,7 +250,7 @@ impl Shared {
         let mut versions = HashMap::clone(&self.versions.load());
         versions.insert(spec.generation, version.clone());
         self.versions.store(Arc::new(versions));
-        version
+        Some(version)
     }
 
     /// Drops a version's pool if it drains and is empty.
@@ -251,10 +258,13 @@ impl Shared {
         if !version.is_over() {
             return;
         }
-        let _write = self.versions_write.lock().unwrap_or_else(PoisonError::into_inner);
+        let _current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         let mut versions = HashMap::clone(&self.versions.load());
-        versions.remove(&version.spec.generation);
-        self.versions.store(Arc::new(versions));
+        let generation = version.spec.generation;
+        if versions.get(&generation).is_some_and(|there| std::ptr::eq(Arc::as_ptr(there), version)) {
+            versions.remove(&generation);
+            self.versions.store(Arc::new(versions));
+        }
     }
 
     /// Ends an instance that has nothing to do.
@@ -297,12 +307,17 @@ impl Handle {
     }
 
     /// Winds up every version that is not among `current`: who waits is served, idle instances stop.
-    pub fn retain(&self, current: &HashSet<Generation>) {
-        for (generation, version) in self.shared.versions.load().iter() {
-            if !current.contains(generation) {
-                version.drain(&self.shared);
-                self.shared.forget_if_over(version);
-            }
+    pub fn retain(&self, current: HashSet<Generation>) {
+        let replaced: Vec<Arc<Versioned>> = {
+            let mut known = self.shared.current.lock().unwrap_or_else(PoisonError::into_inner);
+            let versions = self.shared.versions.load();
+            let replaced = versions.values().filter(|v| !current.contains(&v.spec.generation)).cloned().collect();
+            *known = Some(current);
+            replaced
+        };
+        for version in &replaced {
+            version.drain(&self.shared);
+            self.shared.forget_if_over(version);
         }
     }
 

@@ -36,6 +36,8 @@ pub enum Failure {
         /// Its peak.
         memory_mb: u32,
     },
+    /// The launcher has no place left.
+    Full,
     /// Ours.
     Platform {
         /// For people.
@@ -48,7 +50,7 @@ impl Failure {
     fn may_pass(&self) -> bool {
         match self {
             Failure::Function { ending, .. } => !matches!(ending, Ending::InvalidEntrypoint { .. }),
-            Failure::Platform { .. } => false,
+            Failure::Full | Failure::Platform { .. } => false,
         }
     }
 
@@ -56,6 +58,7 @@ impl Failure {
     fn text(&self) -> &str {
         match self {
             Failure::Function { ending, .. } => ending.error_type(),
+            Failure::Full => "no place left",
             Failure::Platform { cause } => cause,
         }
     }
@@ -64,11 +67,13 @@ impl Failure {
     pub fn cause(&self) -> Gone {
         match self {
             Failure::Function { .. } => Gone::InitFailed,
-            Failure::Platform { .. } => Gone::StartFailed,
+            Failure::Full | Failure::Platform { .. } => Gone::StartFailed,
         }
     }
 }
 
+/// The launcher's stage for having no place left.
+const STAGE_FULL: &str = "full";
 /// How long the launcher may take to make a sandbox; far more than it ever needs.
 const LAUNCH_MAX: Duration = Duration::from_secs(20);
 /// Bytes that an answer may exceed the limit by before the channel counts as broken: the shim's own error is small.
@@ -83,9 +88,9 @@ pub async fn start(shared: Arc<Shared>, version: Arc<Versioned>, pool_id: Instan
     };
     shared.start_over(pool_id);
     match ended {
-        Some(Ok((instance, room))) => {
+        Some(Ok(instance)) => {
             let instance = Arc::new(instance);
-            tokio::spawn(watch(shared.clone(), version.clone(), pool_id, instance.clone(), room));
+            tokio::spawn(watch(shared.clone(), version.clone(), pool_id, instance.clone()));
             version.ready(&shared, pool_id, instance);
         }
         Some(Err(NotStarted::NoRoom(reason))) => {
@@ -105,28 +110,30 @@ enum NotStarted {
     Failed(Failure),
 }
 
-async fn attempts_with_room(shared: &Arc<Shared>, version: &Versioned) -> Result<(Instance, Room), NotStarted> {
+async fn attempts_with_room(shared: &Arc<Shared>, version: &Versioned) -> Result<Instance, NotStarted> {
     let room = shared.budget.take(shared, version.spec.memory_mb).await.map_err(NotStarted::NoRoom)?;
-    let instance = attempts(shared, version).await.map_err(NotStarted::Failed)?;
-    Ok((instance, room))
+    // Each launch holds the room until the launcher says that its sandbox is gone.
+    attempts(shared, version, &Arc::new(room)).await.map_err(|failure| match failure {
+        Failure::Full => NotStarted::NoRoom(Refusal::Instances),
+        failure => NotStarted::Failed(failure),
+    })
 }
 
 /// Follows an instance to its end.
-async fn watch(shared: Arc<Shared>, version: Arc<Versioned>, pool_id: InstanceId, instance: Arc<Instance>, room: Room) {
+async fn watch(shared: Arc<Shared>, version: Arc<Versioned>, pool_id: InstanceId, instance: Arc<Instance>) {
     gone(instance.exit.clone()).await;
     let cause = if instance.life.state() == State::Stopping { Gone::Stopped } else { Gone::Crashed };
     instance.life.advance(Move::ProcessEnded);
-    drop(room);
     version.gone(&shared, pool_id, cause);
     shared.forget_if_over(&version);
 }
 
-async fn attempts(shared: &Arc<Shared>, version: &Versioned) -> Result<Instance, Failure> {
+async fn attempts(shared: &Arc<Shared>, version: &Versioned, room: &Arc<Room>) -> Result<Instance, Failure> {
     let limits = InitLimits { init_ms: shared.limits.init_ms, timeout_ms: version.spec.timeout_ms };
     let mut attempt = 1;
     let mut limit_ms = init_limit_ms(attempt, limits);
     loop {
-        let failure = match attempt_once(shared, &version.spec, Duration::from_millis(limit_ms)).await {
+        let failure = match attempt_once(shared, &version.spec, Duration::from_millis(limit_ms), room).await {
             Ok(instance) => return Ok(instance),
             Err(failure) => failure,
         };
@@ -146,14 +153,19 @@ const INTERPRETERS_WAIT: Duration = Duration::from_secs(10);
 /// How long a guest that reported a failed Init may take to end; what it writes until then is in the log.
 const INIT_FAILED_EXIT_WAIT: Duration = Duration::from_millis(500);
 
-async fn attempt_once(shared: &Arc<Shared>, spec: &Arc<Spec>, time: Duration) -> Result<Instance, Failure> {
+async fn attempt_once(
+    shared: &Arc<Shared>,
+    spec: &Arc<Spec>,
+    time: Duration,
+    room: &Arc<Room>,
+) -> Result<Instance, Failure> {
     if spec.runtime.family() != RuntimeFamily::Provided {
         let mut interpreters = shared.interpreters.clone();
         let searched = tokio::time::timeout(INTERPRETERS_WAIT, interpreters.wait_for(Option::is_some)).await;
         searched.map_err(|_| platform("the launcher has not said which runtimes there are"))?.map_err(platform)?;
     }
     let parts = Parts::new(shared, spec).map_err(platform)?;
-    let launched = parts.launch(shared, spec).await?;
+    let launched = parts.launch(shared, spec, room.clone()).await?;
     let begun = Instant::now();
     let result = tokio::time::timeout(time, launched.init()).await;
     let init_us = begun.elapsed().as_micros() as u64;
@@ -200,12 +212,12 @@ impl Parts {
         Ok(Parts { channel, guest_log: writer.into(), log, log_stream })
     }
 
-    async fn launch(self, shared: &Arc<Shared>, spec: &Spec) -> Result<Launched, Failure> {
+    async fn launch(self, shared: &Arc<Shared>, spec: &Spec, room: Arc<Room>) -> Result<Launched, Failure> {
         let (ours, theirs) = self.channel.unzip();
         let start = request(shared, spec, &self.log_stream, ours.is_none());
         // The launcher's copies are the only other ends: their closing is how the guest's death shows.
         let files = [Some(self.guest_log), theirs].into_iter().flatten().collect();
-        let (launch, answer) = shared.launches.launch(start, files);
+        let (launch, answer) = shared.launches.launch(start, files, room);
         let answer = tokio::time::timeout(LAUNCH_MAX, answer).await;
         let mut started = match answer {
             Ok(Ok(Ok(started))) => started,
@@ -213,6 +225,7 @@ impl Parts {
                 let ending = Ending::InvalidEntrypoint { message: failed.message };
                 return Err(Failure::Function { ending, log: self.log, init_us: 0, memory_mb: 0 });
             }
+            Ok(Ok(Err(failed))) if failed.stage == STAGE_FULL => return Err(Failure::Full),
             Ok(Ok(Err(failed))) => return Err(platform(format!("{}: {}", failed.stage, failed.message))),
             Ok(Err(_)) => return Err(platform("the launcher is gone")),
             Err(_) => return Err(platform("the launcher did not answer in time")),
@@ -239,7 +252,7 @@ fn listen(files: &mut Vec<OwnedFd>, shared: &Shared) -> std::io::Result<Served> 
     let listener = std::net::TcpListener::from(files.remove(0));
     listener.set_nonblocking(true)?;
     let listener = TcpListener::from_std(listener)?;
-    Ok(Session::new(shared.limits.response_payload_bytes).serve(listener))
+    Ok(Session::new(shared.limits.response_payload_bytes, shared.large_bodies.clone()).serve(listener))
 }
 
 fn request(shared: &Shared, spec: &Spec, log_stream: &str, runtime_api: bool) -> Start {

@@ -14,8 +14,14 @@ use std::path::{Path, PathBuf};
 /// Shims that answer one line over the channel.
 pub const SHIMS: &[(&str, &[u8])] = &[
     ("python/bootstrap.py", b"import os,sys; os.write(3, ('%d.%d\\n' % sys.version_info[:2]).encode())\n"),
-    ("nodejs/bootstrap.mjs", b"import fs from 'fs'; fs.writeSync(3, process.version + '\\n');\n"),
+    ("nodejs/bootstrap.mjs", NODE_SHIM),
 ];
+
+/// Makes far more garbage than it has memory, then says its version and the most that its heap may take, bytes.
+const NODE_SHIM: &[u8] = b"import fs from 'fs'; import v8 from 'v8'; let kept = [];
+for (let i = 0; i < 400; i++) { kept = [new Array(250000).fill(i)]; if (i % 4) kept = []; }
+fs.writeSync(3, `${process.version} ${v8.getHeapStatistics().heap_size_limit}\n`);
+";
 
 /// The panic of a scenario that this machine cannot run.
 pub struct Skip;

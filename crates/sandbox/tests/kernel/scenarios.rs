@@ -37,6 +37,10 @@ pub const ALL: &[Scenario] = &[
     both("tmp_is_limited", tmp_is_limited),
     Scenario { name: "tmp_is_not_memory", user: false, before: None, run: tmp_is_not_memory },
     both("pids_are_limited", pids_are_limited),
+    both("fork_bomb_ends", fork_bomb_ends),
+    both("fork_bombs_end_with_the_launcher", leave_fork_bombs),
+    both("command_line", command_line),
+    Scenario { name: "daemon_has_no_power", user: false, before: None, run: daemon_has_no_power },
     both("memory_is_limited", memory_is_limited),
     both("refused_calls", refused_calls),
     both("freeze", freeze),
@@ -171,8 +175,12 @@ fn node(client: &mut Client) {
         let mut guest = client.start(start);
         let answer = guest.read_channel();
         let outcome = client.finish(guest);
-        assert!(answer.starts_with('v'), "{answer}: {}", outcome.log);
-        assert_eq!(outcome.status, ExitStatus::Code(0));
+        assert!(answer.starts_with('v'), "{answer}: {outcome:?}");
+        assert_eq!((outcome.status, outcome.out_of_memory), (ExitStatus::Code(0), false));
+        let heap_mb = answer.trim().rsplit(' ').next().and_then(|bytes| bytes.parse::<u64>().ok()).map(|b| b >> 20);
+        println!("     {}: heap {heap_mb:?} MB, peak {:?} bytes", answer.trim(), outcome.memory_peak_bytes);
+        // The old generation's 80 MB of 128 MB, and what V8 adds for the young one.
+        assert!(heap_mb.is_some_and(|mb| (80..=128).contains(&mb)), "{answer}");
     }
 }
 
@@ -221,6 +229,92 @@ fn pids_are_limited(client: &mut Client) {
     client.stop(&bomb, 0);
     client.finish(bomb);
     client.shell_log("true");
+}
+
+/// Every process of it forks for ever, and ignores what can be ignored.
+const FORK_BOMB: &str = "/usr/bin/python3.11 -c '
+import os, signal
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+print(\"up\", flush=True)
+while True:
+    try: os.fork()
+    except OSError: pass
+'; :";
+
+/// A bomb that has gone off: all its processes are there.
+fn fork_bomb(client: &mut Client) -> crate::client::Guest {
+    if !std::path::Path::new("/usr/bin/python3.11").exists() {
+        crate::client::skip("no python3.11 to fork without end");
+    }
+    let mut start = client.shell(FORK_BOMB);
+    (start.processes, start.cpu_millis, start.memory_mb) = (400, 100, 512);
+    let mut bomb = client.start(start);
+    bomb.read_until("up");
+    // What each process writes on its way is of no interest; what matters is that they are many.
+    std::thread::sleep(std::time::Duration::from_secs(2));
+    bomb
+}
+
+fn fork_bomb_ends(client: &mut Client) {
+    let mut neighbour = client.shell("while :; do echo here; sleep 0.01; done");
+    neighbour.cpu_millis = 500;
+    let mut neighbour = client.start(neighbour);
+    let bomb = fork_bomb(client);
+    let begun = std::time::Instant::now();
+    client.stop(&bomb, 0);
+    // The launcher serves others meanwhile.
+    let other = client.shell("echo up; exec sleep 60");
+    let mut other = client.start(other);
+    other.read_until("up");
+    let beside_ms = begun.elapsed().as_millis();
+    assert_eq!(client.finish(bomb).status, ExitStatus::Signal(9));
+    println!("     gone after {} ms, another start meanwhile took {beside_ms} ms", begun.elapsed().as_millis());
+    assert!(begun.elapsed().as_secs() < 10, "{:?}", begun.elapsed());
+    neighbour.read_until("here");
+    for guest in [neighbour, other] {
+        client.stop(&guest, 0);
+        client.finish(guest);
+    }
+}
+
+/// The scenario's end is the daemon's: the launcher ends what is left, in bounded time, and leaves nothing.
+fn leave_fork_bombs(client: &mut Client) {
+    let _bombs = [fork_bomb(client), fork_bomb(client)];
+}
+
+/// The launcher's command line and environment are not those of the guest's first process.
+fn command_line(client: &mut Client) {
+    let log = client.shell_log(
+        "tr '\\0' ' ' < /proc/1/cmdline; echo; cat /proc/1/comm; tr '\\0' '\\n' < /proc/$$/cmdline; \
+         cat /proc/1/environ 2>/dev/null | wc -c",
+    );
+    let mut lines = log.lines();
+    assert_eq!((lines.next().map(str::trim), lines.next()), (Some(""), Some("init")), "{log}");
+    assert!(log.contains("/var/task/bootstrap") && log.ends_with("\n0\n"), "{log}");
+}
+
+/// The daemon has a user id of its own and no capability, and no guest's user namespace is its own: root made them.
+fn daemon_has_no_power(client: &mut Client) {
+    use rustix::process::{Pid, Signal, kill_process};
+    let start = client.shell("echo up; exec sleep 600");
+    let mut guest = client.start(start);
+    guest.read_until("up");
+    let main = Pid::from_raw(guest.pid).expect("a process id");
+    let status = std::fs::read_to_string(format!("/proc/{}/status", guest.pid)).expect("the guest's status");
+    let parent = status.lines().find_map(|line| line.strip_prefix("PPid:\t")?.parse().ok()).and_then(Pid::from_raw);
+    for pid in [main, parent.expect("the guest's first process")] {
+        for signal in [Signal::KILL, Signal::STOP, Signal::CONT] {
+            assert_eq!(kill_process(pid, signal), Err(rustix::io::Errno::PERM));
+        }
+        // Read and write of memory, and the rest of these, are what ptrace would be asked for.
+        for name in ["mem", "environ", "maps", "ns/user", "root", "fd"] {
+            let path = format!("/proc/{}/{name}", pid.as_raw_nonzero());
+            let read = std::fs::read(&path).map(drop).or_else(|_| std::fs::read_link(&path).map(drop));
+            assert!(read.is_err() && std::fs::read_dir(&path).is_err(), "{path}");
+        }
+    }
+    client.stop(&guest, 0);
+    assert_eq!(client.finish(guest).status, ExitStatus::Signal(9));
 }
 
 fn memory_is_limited(client: &mut Client) {
