@@ -40,6 +40,11 @@ pub enum Request {
         /// Milliseconds, at most [`GRACE_MS_MAX`].
         grace_ms: u64,
     },
+    /// Init is over: from now on the CPU limit is the one that was asked for. During Init it is one CPU at least.
+    Settle {
+        /// Which.
+        instance: u64,
+    },
     /// Let no process of the instance run, where the machine can do so.
     Freeze {
         /// Which.

@@ -151,7 +151,8 @@ impl Cgroups {
     pub fn create(&self, start: &Start) -> io::Result<Group> {
         let name = start.instance.to_string();
         let version = self.controllers().version;
-        let mut group = Group { dirs: Vec::new(), memory: None, cpu: None, freezer: None, version };
+        let mut group =
+            Group { dirs: Vec::new(), memory: None, cpu: None, freezer: None, version, settled_quota_us: None };
         let made = self.fill(&mut group, &name, start);
         if made.is_err() {
             group.remove();
@@ -299,6 +300,8 @@ pub struct Group {
     cpu: Option<PathBuf>,
     freezer: Option<PathBuf>,
     version: u8,
+    /// The CPU limit after Init, if it differs from the one during Init.
+    settled_quota_us: Option<u64>,
 }
 
 impl Group {
@@ -315,7 +318,7 @@ impl Group {
         if let Some(dir) = &v1.cpu {
             let dir = dir.join(name);
             fs::write(dir.join("cpu.cfs_period_us"), CPU_PERIOD_US.to_string())?;
-            fs::write(dir.join("cpu.cfs_quota_us"), cpu_quota_us(start).to_string())?;
+            fs::write(dir.join("cpu.cfs_quota_us"), self.init_quota_us(start).to_string())?;
             fs::write(dir.join("cpu.shares"), (u64::from(start.cpu_millis) * 1024 / 1000).max(2).to_string())?;
             self.cpu = Some(dir);
         }
@@ -335,7 +338,7 @@ impl Group {
             self.memory = Some(dir.to_owned());
         }
         if has("cpu") {
-            fs::write(dir.join("cpu.max"), format!("{} {CPU_PERIOD_US}", cpu_quota_us(start)))?;
+            fs::write(dir.join("cpu.max"), format!("{} {CPU_PERIOD_US}", self.init_quota_us(start)))?;
             let weight = (u64::from(start.cpu_millis) / 10).clamp(1, 10_000);
             fs::write(dir.join("cpu.weight"), weight.to_string())?;
             self.cpu = Some(dir.to_owned());
@@ -405,6 +408,24 @@ impl Group {
         let text = fs::read_to_string(dir.join(name)).unwrap_or_default();
         let count = text.lines().find_map(|line| line.strip_prefix("oom_kill "));
         count.is_some_and(|count| count.trim() != "0")
+    }
+
+    /// Notes the limit for later and gives the one for Init: starting up takes processor time in one piece, and a small
+    /// function would wait many periods for its share (as on Lambda, Init has a CPU of its own).
+    fn init_quota_us(&mut self, start: &Start) -> u64 {
+        let settled = cpu_quota_us(start);
+        let init = settled.max(CPU_PERIOD_US);
+        self.settled_quota_us = (init != settled).then_some(settled);
+        init
+    }
+
+    /// Init is over: the CPU limit that was asked for holds from now on.
+    pub fn settle(&mut self) {
+        let (Some(quota_us), Some(dir)) = (self.settled_quota_us.take(), &self.cpu) else { return };
+        match self.version {
+            1 => write_existing(&dir.join("cpu.cfs_quota_us"), &quota_us.to_string()),
+            _ => write_existing(&dir.join("cpu.max"), &format!("{quota_us} {CPU_PERIOD_US}")),
+        }
     }
 
     /// Freezes or thaws all processes, where there is a freezer.

@@ -329,6 +329,11 @@ impl Instance {
         }
     }
 
+    /// Init is over.
+    pub fn settle(&mut self) {
+        self.group.settle();
+    }
+
     /// Freezes or thaws.
     pub fn set_frozen(&self, frozen: bool) {
         self.group.set_frozen(frozen);

@@ -411,6 +411,11 @@ impl Loop {
                     instance.stop(grace_ms.min(GRACE_MS_MAX));
                 }
             }
+            Request::Settle { instance } => {
+                if let Some(instance) = self.find(instance) {
+                    instance.settle();
+                }
+            }
             Request::Freeze { instance } => {
                 if let Some(instance) = self.find(instance) {
                     instance.set_frozen(true);
@@ -588,10 +593,9 @@ impl Loop {
 
     fn forward_signals(&mut self) {
         while sys::read_signal(self.signals.as_fd()).is_some() {
-            if !self.terminated {
-                self.terminated = true;
-                self.daemon.signal(Signal::TERM);
-            }
+            // The first asks the daemon to drain; a later one, to leave at once. The daemon tells them apart.
+            self.terminated = true;
+            self.daemon.signal(Signal::TERM);
         }
     }
 

@@ -97,6 +97,7 @@ pub struct Prepared {
 /// namespaces.
 pub fn prepare(config: Config) -> Result<Prepared, Error> {
     check_counts(&config)?;
+    raise_open_files();
     let (path, lock) = open_data_dir(&config.data_dir)?;
     let mode = choose_mode(&config);
     enter_namespaces(mode)?;
@@ -121,6 +122,14 @@ pub fn prepare(config: Config) -> Result<Prepared, Error> {
     };
     let scratch_folder = open_scratch_folder(data.as_fd(), mode);
     Ok(Prepared { config, mode, key, staging, cgroups, interpreters, scratch_folder, daemon_data_dir, lock })
+}
+
+/// Each instance costs a handful of descriptors here and in the daemon; shells often allow only 1,024 at first.
+fn raise_open_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    // Refused only if the limit is there already.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
 }
 
 fn check_counts(config: &Config) -> Result<(), Error> {

@@ -69,6 +69,11 @@ impl Launches {
         (Launch { launches: self.clone(), id, exit: exit_seen, kept: false }, receiver)
     }
 
+    /// Says that an instance's Init is over.
+    pub fn settle(&self, id: u64) {
+        self.send(Request::Settle { instance: id }, Vec::new());
+    }
+
     /// Ends an instance at once; nothing if it has ended.
     pub fn kill(&self, id: u64) {
         if self.lock().contains_key(&id) {

@@ -89,7 +89,7 @@ pub(crate) struct Shared {
     started: Instant,
 }
 
-/// A request on its way to the launcher. The queue holds at most a start and two stops per instance, and the budget
+/// A request on its way to the launcher. The queue holds at most a start, a settling and two stops per instance, and the budget
 /// bounds the instances.
 pub(crate) struct Outgoing {
     pub request: Request,

@@ -89,6 +89,7 @@ pub async fn start(shared: Arc<Shared>, version: Arc<Versioned>, pool_id: Instan
     shared.start_over(pool_id);
     match ended {
         Some(Ok(instance)) => {
+            shared.launches.settle(instance.id);
             let instance = Arc::new(instance);
             tokio::spawn(watch(shared.clone(), version.clone(), pool_id, instance.clone()));
             version.ready(&shared, pool_id, instance);
