@@ -38,7 +38,7 @@ impl Config {
         Config {
             data_dir: data_dir.to_owned(),
             uid_base: 2_000_000,
-            subnet: Subnet { address: Ipv4Addr::new(100, 96, 0, 0), prefix_bits: 16 },
+            subnet: Subnet::of_data_dir(data_dir),
             nameservers: None,
             runtimes: BTreeMap::new(),
             instances_max: 1_000,
@@ -89,6 +89,15 @@ impl Subnet {
             return Err(SubnetError);
         }
         Ok(subnet)
+    }
+
+    /// The subnet of a server whose configuration names none: one of the 64 with 16 bits in 100.64.0.0/10, the range
+    /// that is nobody's own (RFC 6598). Servers on one machine have different data folders, and so most likely
+    /// different subnets.
+    fn of_data_dir(path: &Path) -> Subnet {
+        let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        let number = u8::from_str_radix(&key_of(&path)[..2], 16).unwrap_or(0) % 64;
+        Subnet { address: Ipv4Addr::new(100, 64 + number, 0, 0), prefix_bits: 16 }
     }
 
     /// How many addresses it has.

@@ -440,7 +440,8 @@ fn network(client: &mut Client) {
     let script = format!(
         "print('web', reach('{SERVER}', 80)); print('name', reach('outside.example', 80))\n\
          gateway = '.'.join(own().split('.')[:3] + [str(int(own().split('.')[3]) - 1)])\n\
-         for host in ('{HOST}', gateway, '127.0.0.1', '100.96.0.1'): print('host', reach(host, {port}))\n\
+         names = '.'.join(own().split('.')[:2] + ['0', '1'])\n\
+         for host in ('{HOST}', gateway, '127.0.0.1', names): print('host', reach(host, {port}))\n\
          print('guest', reach('{}', 9999)); print('link', reach('169.254.169.254', 80))\n\
          print(open('/proc/net/if_inet6').read() or 'no IPv6')",
         other.trim(),
