@@ -17,12 +17,12 @@ enum Command {
     #[command(flatten)]
     Server(server::Command),
     #[command(flatten)]
-    Cli(cli::Command),
+    Cli(Box<cli::Command>),
 }
 
 fn main() -> ExitCode {
     match Options::parse().command {
         Command::Server(command) => server::run(command),
-        Command::Cli(command) => cli::run(command),
+        Command::Cli(command) => cli::run(*command),
     }
 }
