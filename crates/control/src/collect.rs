@@ -1,8 +1,9 @@
-//! Removes packages that nothing refers to: no function, no earlier record of one, and no instance.
+//! Removes packages that nothing refers to: no function, no earlier record of one, and no instance. And logs whose
+//! function is gone: the server may have ended between a deletion and the removal of the log.
 
 use crate::functions::each_function;
-use crate::{Shared, now_ms};
-use model::{Digest, Function};
+use crate::{Error, Shared, now_ms};
+use model::{Digest, Function, FunctionName};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -10,11 +11,16 @@ use std::time::Duration;
 /// How long a package stays after the last record that referred to it is gone: an invocation that was routed just
 /// before may still be on its way to the worker.
 pub(crate) const GRACE: Duration = Duration::from_secs(5);
+/// How long a removal waits for uploads that have begun before it. New ones wait behind it, so it always gets its turn
+/// unless one upload alone takes longer.
+const UPLOADS_WAIT: Duration = Duration::from_secs(10);
 /// Earlier records read at once.
 const PAGE: usize = 200;
 
 /// Packages that wait for removal, and since when, milliseconds since the Unix epoch.
 pub(crate) type Unused = BTreeMap<Digest, u64>;
+
+type LogChange = fn(&store::Logs, &FunctionName) -> Result<(), store::Error>;
 
 impl Shared {
     pub(crate) fn has_unused(&self) -> bool {
@@ -30,10 +36,10 @@ impl Shared {
         });
     }
 
-    /// Removes what has been unused for [`GRACE`]. While uploads are under way nothing is removed; the next round
-    /// tries again.
+    /// Removes what has been unused for [`GRACE`]. While packages are being unpacked nothing is removed; if that takes
+    /// too long, the next round tries again.
     pub(crate) async fn collect(self: &Arc<Self>) {
-        let Ok(_no_uploads) = self.uploads.try_write() else { return };
+        let Ok(_no_uploads) = tokio::time::timeout(UPLOADS_WAIT, self.uploads.write()).await else { return };
         let shared = self.clone();
         let swept = tokio::task::spawn_blocking(move || shared.sweep()).await;
         match swept {
@@ -42,6 +48,38 @@ impl Shared {
                 tracing::warn!(error = &error as &dyn std::error::Error, "cannot remove unused packages");
             }
             Err(error) => tracing::error!(%error, "the removal of unused packages was cut off"),
+        }
+    }
+
+    /// Removes the logs of functions that are not there.
+    pub(crate) async fn sweep_logs(&self) {
+        let logs = match self.on_disk(|store| store.logs().functions()).await {
+            Ok(logs) => logs,
+            Err(error) => {
+                tracing::warn!(error = &error as &dyn std::error::Error, "cannot look for logs of deleted functions");
+                return;
+            }
+        };
+        for name in logs {
+            if self.is_absent(&name).await {
+                // And still is: no function of this name can appear from here on.
+                let _turn = self.writer.lock().await;
+                if self.is_absent(&name).await {
+                    self.change_log(&name, store::Logs::remove).await;
+                }
+            }
+        }
+    }
+
+    async fn is_absent(&self, name: &FunctionName) -> bool {
+        matches!(self.read(name).await, Err(Error::NotFound { .. }))
+    }
+
+    /// Begins, closes or removes a log. The caller holds `writer`. An operation does not fail for its log.
+    pub(crate) async fn change_log(&self, name: &FunctionName, change: LogChange) {
+        let wanted = name.clone();
+        if let Err(error) = self.on_disk(move |store| change(store.logs(), &wanted)).await {
+            tracing::warn!(%name, error = &error as &dyn std::error::Error, "cannot remove an old log");
         }
     }
 

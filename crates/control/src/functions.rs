@@ -8,6 +8,7 @@ use scheduler::function_state;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use store::Expect;
+use tokio::sync::OwnedSemaphorePermit;
 
 /// Functions read from the registry at once.
 const PAGE: usize = 200;
@@ -38,7 +39,8 @@ impl Handle {
     /// Takes the package, records the function as Pending and answers with that record. What makes it Active or
     /// Failed goes on in the background.
     pub async fn create_function(&self, new: NewFunction) -> Result<Function, Error> {
-        to_the_end(create(self.shared.clone(), new)).await
+        let turn = new.code.turn(&self.shared).await;
+        to_the_end(create(self.shared.clone(), new, turn)).await
     }
 
     /// A function's record.
@@ -102,7 +104,7 @@ pub(crate) fn each_function(store: &store::Store, mut visit: impl FnMut(Function
     }
 }
 
-async fn create(shared: Arc<Shared>, new: NewFunction) -> Result<Function, Error> {
+async fn create(shared: Arc<Shared>, new: NewFunction, turn: Option<OwnedSemaphorePermit>) -> Result<Function, Error> {
     match shared.read(&new.name).await {
         Err(Error::NotFound { .. }) => {}
         Ok(_) => return Err(Error::Exists { name: new.name }),
@@ -111,8 +113,9 @@ async fn create(shared: Arc<Shared>, new: NewFunction) -> Result<Function, Error
     if new.tags.len() > shared.config.limits.tags {
         return Err(Error::TooManyTags { limit: shared.config.limits.tags });
     }
+    let zip = shared.take_zip(new.code, turn).await?;
     let _upload = shared.uploads.read().await;
-    let code = shared.take_package(new.code).await?;
+    let code = shared.keep_package(zip).await?;
     let generation = shared.on_disk(|store| store.registry().next_generation()).await?;
     let (state, last_update) = function_state::created();
     let function = Function {
@@ -128,7 +131,7 @@ async fn create(shared: Arc<Shared>, new: NewFunction) -> Result<Function, Error
     };
     let _turn = shared.writer.lock().await;
     match shared.write(&function, Expect::Absent).await {
-        Ok(()) => {}
+        Ok(()) => shared.change_log(&function.name, |logs, name| logs.begin(name, now_ms())).await,
         Err(Error::Store(store::Error::Conflict { .. })) => return Err(Error::Exists { name: function.name }),
         Err(error) => return Err(error),
     }
@@ -146,10 +149,7 @@ async fn delete(shared: Arc<Shared>, name: FunctionName) -> Result<(), Error> {
     }
     shared.unpublish(&name);
     shared.forget_earlier(&name).await;
-    let wanted = name.clone();
-    if let Err(error) = shared.on_disk(move |store| store.logs().remove(&wanted)).await {
-        tracing::warn!(%name, error = &error as &dyn std::error::Error, "cannot remove a deleted function's log");
-    }
+    shared.change_log(&name, store::Logs::close).await;
     shared.collect_soon.notify_one();
     Ok(())
 }

@@ -31,12 +31,12 @@ use arc_swap::ArcSwap;
 use model::function::Snapshot;
 use model::log::LogLine;
 use model::{AccountId, Digest, FunctionArn, FunctionName, Limits, Region};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use store::Store;
-use tokio::sync::{Mutex, Notify, RwLock, watch};
+use tokio::sync::{Mutex, Notify, RwLock, Semaphore, watch};
 
 /// The interpreters of this machine by runtime identifier; `None` until the launcher has looked for them.
 pub type Interpreters = Option<BTreeMap<String, api::launcher::Interpreter>>;
@@ -50,7 +50,7 @@ pub type LastInvoked = Box<dyn Fn(&FunctionName) -> Option<u64> + Send + Sync>;
 /// Hears of a new snapshot. Must not block.
 pub type Changed = Box<dyn Fn(&Snapshot) + Send + Sync>;
 
-/// How often idle functions and unused packages are looked for without a cause.
+/// How often idle functions, unfinished transitions, unused packages and logs are looked for without a cause.
 const ROUND: Duration = Duration::from_secs(60);
 
 /// What `control` is made of.
@@ -83,14 +83,18 @@ struct Shared {
     started_ms: u64,
     /// Held from reading a record to writing it back.
     writer: Mutex<()>,
-    /// Read while a package is taken and until a record refers to it; written while unused packages are removed.
+    /// Read while a package is unpacked and until a record refers to it; written while unused packages are removed.
     uploads: RwLock<()>,
+    /// Permits to fetch from the object store.
+    fetches: Arc<Semaphore>,
+    /// Transitions whose task lives, by function and the revision id that began them.
+    settling: std::sync::Mutex<BTreeSet<(FunctionName, String)>>,
     unused: std::sync::Mutex<collect::Unused>,
     collect_soon: Notify,
 }
 
-/// The background part: completes what an earlier run left unfinished, then looks for idle functions and unused
-/// packages.
+/// The background part: completes what an earlier run, or a data folder that failed for a while, left unfinished, and
+/// looks for idle functions, unused packages and logs of functions that are gone.
 pub struct Service {
     shared: Arc<Shared>,
 }
@@ -109,6 +113,8 @@ impl Service {
             started_ms: now_ms(),
             writer: Mutex::new(()),
             uploads: RwLock::new(()),
+            fetches: Arc::new(Semaphore::new(packages::FETCHES_MAX)),
+            settling: std::sync::Mutex::default(),
             unused: std::sync::Mutex::default(),
             collect_soon: Notify::new(),
         });
@@ -120,12 +126,15 @@ impl Service {
     pub async fn run(self, shutdown: impl Future<Output = ()>) {
         let shared = self.shared;
         tokio::pin!(shutdown);
-        if let Err(error) = shared.resume().await {
-            tracing::error!(error = &error as &dyn std::error::Error, "cannot resume unfinished transitions");
-        }
         shared.forget_grace();
+        let mut resumed: Option<Instant> = None;
         loop {
+            if resumed.is_none_or(|at| at.elapsed() >= ROUND) {
+                resumed = Some(Instant::now());
+                shared.resume().await;
+            }
             shared.collect().await;
+            shared.sweep_logs().await;
             shared.retire_idle().await;
             let pause = if shared.has_unused() { collect::GRACE } else { ROUND };
             tokio::select! {

@@ -164,7 +164,13 @@ async fn a_runtime_that_is_missing_is_named() {
     let (_service, handle) = bench.start().await;
     for (text, runtime, want) in [
         ("p", "python3.11", ""),
-        ("q", "python3.9", "InvalidRuntime: The runtime python3.9 is not on this machine."),
+        (
+            "q",
+            "python3.14",
+            "InvalidRuntime: The runtime python3.14 is not on this machine. Install its interpreter, or add to the \
+             server's configuration file the section [runtimes.\"python3.14\"] with the line interpreter = \
+             \"/path/to/python3.14\" (or root = \"/path/to/its/root\") and restart the server;",
+        ),
         ("j", "java21", "InvalidRuntime: Tidegate cannot run java21 by itself."),
     ] {
         handle.create_function(new(text, runtime)).await.unwrap();
@@ -331,11 +337,124 @@ async fn packages_go_when_nobody_needs_them() {
     assert!(kept(), "an instance uses it");
     bench.in_use.store(false, Ordering::Relaxed);
     let upload = handle.shared.uploads.read().await;
-    collect().await;
+    let mut waiting = std::pin::pin!(collect());
+    assert!(tokio::time::timeout(Duration::from_millis(100), &mut waiting).await.is_err());
     assert!(kept(), "an upload is under way");
+    // Uploads that come now cannot keep it waiting for ever.
+    assert!(handle.shared.uploads.try_read().is_err());
     drop(upload);
-    collect().await;
+    tokio::time::timeout(PATIENCE, waiting).await.unwrap();
     assert!(!kept());
+}
+
+/// An instance, told by its stream, writes a line. The functions that have a log then.
+fn logged(store: &Store, text: &str, stream: &str, time_ms: u64) -> Vec<FunctionName> {
+    let line = LogLine {
+        function: name(text),
+        version: model::Version::Latest,
+        stream: stream.into(),
+        time_ms,
+        text: "END".into(),
+    };
+    store.logs().append(&[line], &Limits::default()).unwrap();
+    store.logs().functions().unwrap()
+}
+
+#[tokio::test]
+async fn the_log_of_a_deleted_function_does_not_come_back() {
+    let bench = Bench::new();
+    let (_service, handle) = bench.start().await;
+    let store = handle.shared.config.store.clone();
+    let log = async || handle.read_log(&name("f"), None, 10).await.unwrap().0.len();
+    handle.create_function(new("f", "provided")).await.unwrap();
+    settled(&handle, "f").await;
+    assert_eq!(logged(&store, "f", "a", now_ms()), [name("f")]);
+    handle.shared.sweep_logs().await;
+    assert_eq!(log().await, 1, "its function is there");
+    handle.delete_function(&name("f")).await.unwrap();
+    assert_eq!(store.logs().functions().unwrap(), []);
+    // One instance that has written before, and one that has not, write on behind the deletion.
+    assert_eq!(logged(&store, "f", "a", now_ms()), []);
+    assert_eq!(logged(&store, "f", "b", now_ms()), []);
+    handle.create_function(new("f", "provided")).await.unwrap();
+    settled(&handle, "f").await;
+    // And one whose first line has been under way since before.
+    logged(&store, "f", "late", 1);
+    for stream in ["a", "b", "late"] {
+        logged(&store, "f", stream, now_ms());
+        assert_eq!(log().await, 0, "the new function is not the old one");
+    }
+    logged(&store, "f", "c", now_ms());
+    assert!(matches!(handle.create_function(new("f", "provided")).await, Err(Error::Exists { .. })));
+    assert_eq!(log().await, 1, "a refused creation takes nothing away");
+    // What a server leaves that ends in the middle of a deletion.
+    assert_eq!(logged(&store, "g", "d", now_ms()).len(), 2);
+    handle.shared.sweep_logs().await;
+    assert_eq!(store.logs().functions().unwrap(), [name("f")]);
+}
+
+#[tokio::test]
+async fn transitions_that_nobody_carries_on_are_resumed() {
+    let bench = Bench::new();
+    let (_service, handle) = bench.start().await;
+    handle.create_function(new("waits", "python3.11")).await.unwrap();
+    handle.create_function(new("lost", "provided")).await.unwrap();
+    // As if the data folder had failed for longer than the task tried.
+    let mut lost = settled(&handle, "lost").await;
+    (lost.state, lost.last_update) = scheduler::function_state::created();
+    handle.shared.write(&lost, Expect::Any).await.unwrap();
+    let carried = || handle.shared.settling.lock().unwrap().len();
+    assert_eq!(carried(), 1);
+    handle.shared.resume().await;
+    assert_eq!(settled(&handle, "lost").await.state, State::Active);
+    bench.probed(&["python3.11"]);
+    assert_eq!(settled(&handle, "waits").await.state, State::Active);
+    let none = async {
+        while carried() > 0 {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, none).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_dry_run_checks_the_package_and_keeps_nothing() {
+    let bench = Bench::new();
+    let (_service, handle) = bench.start().await;
+    handle.create_function(new("f", "provided")).await.unwrap();
+    let function = settled(&handle, "f").await;
+    let packages = || handle.shared.config.store.packages().list().unwrap();
+    let dry = |zip: Vec<u8>| {
+        let code = CodeSource::Zip(zip.into());
+        let change = CodeChange { code, architecture: None, dry_run: true, revision_id: None };
+        let handle = handle.clone();
+        async move { handle.update_code(&name("f"), change).await }
+    };
+    // Another package: the same file with an archive comment.
+    let mut other = ZIP_A.to_vec();
+    *other.iter_mut().nth_back(1).unwrap() = 1;
+    other.push(b'!');
+    let answer = dry(other.clone()).await.unwrap();
+    assert_eq!(answer.code.size_bytes, other.len() as u64);
+    assert_ne!(answer.code.digest, function.code.digest);
+    assert!(matches!(dry(b"no".to_vec()).await, Err(Error::AddPackage(_))));
+    assert_eq!(packages(), [function.code.digest]);
+    assert_eq!(handle.function(&name("f")).await.unwrap(), function);
+}
+
+#[tokio::test]
+async fn fetches_take_turns() {
+    let bench = Bench::new();
+    let (_service, handle) = bench.start().await;
+    let _all = handle.shared.fetches.acquire_many(packages::FETCHES_MAX as u32).await.unwrap();
+    let far = || CodeSource::Object { bucket: "b".into(), key: "k".into(), version: None };
+    let fetch = handle.create_function(NewFunction { code: far(), ..new("g", "provided") });
+    assert!(tokio::time::timeout(Duration::from_millis(50), fetch).await.is_err());
+    handle.create_function(new("f", "provided")).await.unwrap();
+    drop(_all);
+    let fetch = handle.create_function(NewFunction { code: far(), ..new("g", "provided") });
+    assert!(matches!(tokio::time::timeout(PATIENCE, fetch).await.unwrap(), Err(Error::NoObjectStore)));
+    assert_eq!(handle.shared.fetches.available_permits(), packages::FETCHES_MAX);
 }
 
 #[tokio::test]

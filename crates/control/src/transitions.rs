@@ -6,7 +6,7 @@ use crate::{Error, Handle, Shared, new_revision_id, now_ms};
 use model::function::{LastUpdate, Reason, Snapshot, Spec, State, Target};
 use model::{Function, FunctionName, Runtime, RuntimeFamily, Version};
 use scheduler::function_state;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 use store::Expect;
 
@@ -39,8 +39,11 @@ impl Shared {
         unreadable.map_or(Ok(()), |error| Err(Error::Store(error)))
     }
 
-    /// Takes up the transitions that an earlier run left unfinished.
-    pub(crate) async fn resume(self: &Arc<Self>) -> Result<(), Error> {
+    /// Takes up the transitions that nobody carries on: an earlier run left them unfinished, or the data folder failed
+    /// for longer than they tried.
+    pub(crate) async fn resume(self: &Arc<Self>) {
+        // No transition begins in between.
+        let _turn = self.writer.lock().await;
         let busy = self
             .on_disk(|store| {
                 let mut busy = Vec::new();
@@ -51,15 +54,21 @@ impl Shared {
                 })?;
                 Ok(busy)
             })
-            .await?;
-        busy.iter().for_each(|function| self.clone().settle_later(function));
-        Ok(())
+            .await;
+        match busy {
+            Ok(busy) => busy.iter().for_each(|function| self.clone().settle_later(function)),
+            Err(error) => {
+                tracing::error!(error = &error as &dyn std::error::Error, "cannot resume unfinished transitions");
+            }
+        }
     }
 
-    /// Completes a function's transition in the background.
+    /// Completes a function's transition in the background, unless that is under way.
     pub(crate) fn settle_later(self: Arc<Self>, function: &Function) {
         let function = function.clone();
+        let Some(settling) = Settling::begin(&self, &function) else { return };
         tokio::spawn(async move {
+            let _settling = settling;
             let name = function.name.clone();
             let result = self.readiness(&function).await;
             for attempt in 1..=WRITE_ATTEMPTS {
@@ -269,6 +278,27 @@ impl Shared {
     }
 }
 
+/// A transition's entry among those under way; it goes with its task, however that ends.
+struct Settling {
+    shared: Arc<Shared>,
+    key: (FunctionName, String),
+}
+
+impl Settling {
+    /// `None` if this very transition is under way.
+    fn begin(shared: &Arc<Shared>, function: &Function) -> Option<Settling> {
+        let key = (function.name.clone(), function.revision_id.clone());
+        let begun = shared.settling.lock().unwrap_or_else(PoisonError::into_inner).insert(key.clone());
+        begun.then(|| Settling { shared: shared.clone(), key })
+    }
+}
+
+impl Drop for Settling {
+    fn drop(&mut self) {
+        self.shared.settling.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.key);
+    }
+}
+
 impl Handle {
     /// Starts to make an Inactive function ready again, since somebody wants to invoke it. Returns when that has
     /// ended, or after `wait`; the snapshot then says how the function stands.
@@ -331,10 +361,15 @@ fn earlier_key(name: &FunctionName) -> String {
 }
 
 fn no_interpreter(runtime: &Runtime) -> Reason {
+    let program = match runtime.family() {
+        RuntimeFamily::Node { .. } => "node",
+        RuntimeFamily::Python { .. } | RuntimeFamily::Provided | RuntimeFamily::Other => &runtime.0,
+    };
     let text = format!(
-        "The runtime {0} is not on this machine. Install its interpreter, or name it under [runtimes] in the server's \
-         configuration, {0} = \"/path/to/it\", and update the function.",
-        runtime.0
+        "The runtime {0} is not on this machine. Install its interpreter, or add to the server's configuration file \
+         the section [runtimes.\"{0}\"] with the line interpreter = \"/path/to/{1}\" (or root = \"/path/to/its/root\") \
+         and restart the server; then update the function.",
+        runtime.0, program
     );
     reason("InvalidRuntime", &text)
 }

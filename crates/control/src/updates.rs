@@ -9,6 +9,7 @@ use scheduler::function_state;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use store::Expect;
+use tokio::sync::OwnedSemaphorePermit;
 
 /// What UpdateFunctionCode changes.
 #[derive(Debug)]
@@ -82,7 +83,8 @@ impl Handle {
     /// Takes the new package and records the update as under way; the answer is that record. A dry run checks the
     /// same and answers with the record as it would be, which is not written.
     pub async fn update_code(&self, name: &FunctionName, change: CodeChange) -> Result<Function, Error> {
-        to_the_end(update_code(self.shared.clone(), name.clone(), change)).await
+        let turn = change.code.turn(&self.shared).await;
+        to_the_end(update_code(self.shared.clone(), name.clone(), change, turn)).await
     }
 
     /// Records the update as under way; the answer is that record.
@@ -91,21 +93,25 @@ impl Handle {
     }
 }
 
-async fn update_code(shared: Arc<Shared>, name: FunctionName, change: CodeChange) -> Result<Function, Error> {
+async fn update_code(
+    shared: Arc<Shared>,
+    name: FunctionName,
+    change: CodeChange,
+    turn: Option<OwnedSemaphorePermit>,
+) -> Result<Function, Error> {
     // Checked before the package is unpacked, and again under the lock.
     let (function, _) = shared.read(&name).await?;
     may_update(&function, change.revision_id.as_deref())?;
-    let _upload = shared.uploads.read().await;
-    let code = shared.take_package(change.code).await?;
+    let zip = shared.take_zip(change.code, turn).await?;
     let architecture = change.architecture;
-    let apply = move |function: &mut Function| set_code(function, code, architecture);
     if change.dry_run {
         let mut function = function;
-        apply(&mut function);
-        // The package was only looked at; nothing refers to it.
-        shared.collect_soon.notify_one();
+        set_code(&mut function, shared.check_package(zip).await?, architecture);
         return Ok(function);
     }
+    let _upload = shared.uploads.read().await;
+    let code = shared.keep_package(zip).await?;
+    let apply = move |function: &mut Function| set_code(function, code, architecture);
     start(&shared, &name, change.revision_id.as_deref(), apply).await
 }
 

@@ -6,7 +6,11 @@
 
 mod service;
 
+mod silence;
+
 mod request;
+
+mod browsers;
 
 mod routes;
 
@@ -43,6 +47,9 @@ pub use service::{Config, Handle, Service};
 pub enum Auth {
     /// With one of these keys.
     Required(auth::Keys),
-    /// Any or no credentials will do.
-    Open,
+    /// Any or no credentials will do; what a browser sends for some web page is refused.
+    Open {
+        /// Requests may name this server by whatever host name they like, not only by one of this machine's own.
+        public: bool,
+    },
 }

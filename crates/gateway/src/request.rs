@@ -7,7 +7,7 @@ use crate::metrics::{Answered, Asked, Metrics};
 use crate::query::Query;
 use crate::routes::{self, Match, Operation};
 use crate::validation::references::Place;
-use crate::{Auth, account, functions, invoke, own_api, tags};
+use crate::{Auth, account, browsers, functions, invoke, own_api, tags};
 use bytes::Bytes;
 use hyper::body::{Body, Incoming};
 use hyper::header::{CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
@@ -33,6 +33,8 @@ const AT_ONCE_BYTES_MAX: usize = 65_536;
 const LARGE_BODY_BYTES: u64 = 1_048_576;
 /// Large packages that are taken at once, ours: each needs a few times its size in memory. The others wait.
 const LARGE_BODIES_MAX: usize = 8;
+/// Memory for bodies is counted in pages: a semaphore's permits are asked for by a `u32`.
+const BODY_UNIT_BYTES: u64 = 4_096;
 /// What metrics call requests for `/healthz` and `/metrics`.
 const PROBE: &str = "Probe";
 /// What metrics call requests for nothing that is known.
@@ -51,7 +53,11 @@ pub struct Gateway {
     keys: Keys,
     mode: Mode,
     registry: Registry,
+    /// Of [`Auth::Open`], whether it is open to all.
+    public: bool,
     large_bodies: Semaphore,
+    /// Permits are units of [`BODY_UNIT_BYTES`].
+    unchecked_bodies: Semaphore,
 }
 
 /// One request whose sender is known.
@@ -123,13 +129,27 @@ impl Gateway {
         registry: Registry,
         metrics: Metrics,
     ) -> Gateway {
-        let (keys, mode) = match auth {
-            Auth::Required(keys) => (keys, Mode::Required),
-            Auth::Open => (Keys::default(), Mode::Open),
+        let (keys, mode, public) = match auth {
+            Auth::Required(keys) => (keys, Mode::Required, true),
+            Auth::Open { public } => (Keys::default(), Mode::Open, public),
         };
         let large_bodies = Semaphore::new(LARGE_BODIES_MAX);
+        let unchecked_bodies = Semaphore::new(body_units(limits.unchecked_bodies_bytes) as usize);
         let draining = AtomicBool::new(false);
-        Gateway { limits, place, router, control, metrics, draining, keys, mode, registry, large_bodies }
+        Gateway {
+            limits,
+            place,
+            router,
+            control,
+            metrics,
+            draining,
+            keys,
+            mode,
+            registry,
+            public,
+            large_bodies,
+            unchecked_bodies,
+        }
     }
 
     /// The key that signs our own URLs; `None` if nothing needs a signature.
@@ -178,8 +198,7 @@ impl Gateway {
             return Ok(answer);
         }
         let time = Duration::from_millis(self.limits.body_read_ms);
-        let admitted = auth::screen(&self.keys, &signed(&parts, None), now_s(), self.place.region.as_str(), self.mode);
-        let admitted = admitted.map_err(Refusal::from).and_then(|()| self.offered(found, &parts));
+        let admitted = self.screen(&parts).and_then(|()| self.offered(found, &parts));
         let (operation, name, parameters) = match admitted {
             Ok(admitted) => admitted,
             Err(refusal) => {
@@ -187,10 +206,21 @@ impl Gateway {
                 return Err(refusal);
             }
         };
-        let _large = self.turn_for_large_body(operation, &body).await;
         let bytes_max = self.body_bytes_max(operation);
+        let large = self.turn_for_large_body(operation, &body).await;
+        let room = match &large {
+            Some(_) => None,
+            None => match self.room_for_body(&body, bytes_max, time).await {
+                Ok(room) => room,
+                Err(refusal) => {
+                    body::discard_within(body, time).await;
+                    return Err(refusal);
+                }
+            },
+        };
         let body = body::read(body, bytes_max, time).await.map_err(|error| unread(error, name, bytes_max))?;
         self.verify(&parts, &body).await?;
+        drop(room);
         let call = Call {
             operation: name,
             parameters,
@@ -201,6 +231,15 @@ impl Gateway {
             id,
         };
         self.dispatch(operation, call).await
+    }
+
+    /// Everything about the sender that can be judged without the body.
+    fn screen(&self, parts: &Parts) -> Result<(), Refusal> {
+        if self.mode == Mode::Open {
+            browsers::refuse_pages(parts, self.public)?;
+        }
+        auth::screen(&self.keys, &signed(parts, None), now_s(), self.place.region.as_str(), self.mode)?;
+        Ok(())
     }
 
     /// The two places that ask for no signature.
@@ -264,6 +303,32 @@ impl Gateway {
         }
     }
 
+    /// Waits until there is memory for a body that is not known yet to come from somebody who may send one. Its whole
+    /// length is set aside at once, so that bodies which came halfway cannot wait for one another.
+    async fn room_for_body(
+        &self,
+        body: &Incoming,
+        bytes_max: u64,
+        time: Duration,
+    ) -> Result<Option<SemaphorePermit<'_>>, Refusal> {
+        let bytes = body.size_hint().exact().unwrap_or(bytes_max);
+        // A body that is too large is not kept, only its first part may be.
+        let units = body_units(bytes.min(bytes_max).min(self.limits.unchecked_bodies_bytes));
+        if bytes == 0 {
+            return Ok(None);
+        }
+        match tokio::time::timeout(time, self.unchecked_bodies.acquire_many(units)).await {
+            // The semaphore is never closed.
+            Ok(room) => Ok(room.ok()),
+            Err(_) => {
+                let text = "Too many request bodies are being read; try again.";
+                let mut refusal = Refusal::new(Exception::ServiceUnavailable, text);
+                refusal.retry_after_s = Some(1);
+                Err(refusal)
+            }
+        }
+    }
+
     async fn verify(&self, parts: &Parts, body: &Bytes) -> Result<(), Refusal> {
         // Without demanded signatures nobody looks at the hash.
         let hash = match self.mode {
@@ -296,6 +361,11 @@ impl Gateway {
             Operation::GetPackage => own_api::get_package(self, call).await,
         }
     }
+}
+
+/// Whole units for a number of bytes.
+fn body_units(bytes: u64) -> u32 {
+    u32::try_from(bytes.div_ceil(BODY_UNIT_BYTES)).unwrap_or(u32::MAX)
 }
 
 fn signed<'a>(parts: &'a Parts, body_sha256_hex: Option<&'a str>) -> auth::Request<'a> {

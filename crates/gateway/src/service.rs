@@ -3,8 +3,11 @@
 use crate::Auth;
 use crate::metrics::Metrics;
 use crate::request::Gateway;
+use crate::silence::{Clock, Watched};
 use crate::validation::references::Place;
+use hyper::body::Incoming;
 use hyper::service::service_fn;
+use hyper::{Request, Version};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use model::{AccountId, Limits, Region};
@@ -14,7 +17,7 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
@@ -135,21 +138,27 @@ async fn connection(
     // Answers are small and should not wait for more to send.
     let _ = stream.set_nodelay(true);
     let _counted = Counted::new(&gateway);
-    let spoken = Arc::new(AtomicBool::new(false));
+    let clock = Clock::new(&gateway.limits);
     let service = {
-        let (gateway, spoken) = (gateway.clone(), spoken.clone());
-        service_fn(move |request| {
-            spoken.store(true, Ordering::Relaxed);
+        let (gateway, clock) = (gateway.clone(), clock.clone());
+        service_fn(move |request: Request<Incoming>| {
+            let in_service = clock.request(request.version() == Version::HTTP_2);
             let gateway = gateway.clone();
-            async move { Ok::<_, Infallible>(gateway.answer(request, peer).await) }
+            async move {
+                let _in_service = in_service;
+                Ok::<_, Infallible>(gateway.answer(request, peer).await)
+            }
         })
     };
     let builder = builder(&gateway.limits);
-    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
-    let mut silence = pin!(silence(&gateway.limits, &spoken));
+    let stream = TokioIo::new(Watched::new(stream, clock.clone()));
+    let mut connection = pin!(builder.serve_connection(stream, service));
+    let mut silence = pin!(clock.ran_out());
     let mut told = false;
     loop {
         tokio::select! {
+            // The clock is read after the connection has moved it.
+            biased;
             ended = connection.as_mut() => {
                 return ended.unwrap_or_else(|error| tracing::debug!(%peer, error = &*error, "a connection broke"));
             }
@@ -162,22 +171,12 @@ async fn connection(
     }
 }
 
-/// Ends if a client has not sent the head of a request in time. Which protocol a client speaks is told by its first
-/// bytes, and hyper's own clock starts only behind them.
-async fn silence(limits: &Limits, spoken: &AtomicBool) {
-    tokio::time::sleep(Duration::from_millis(limits.header_read_ms)).await;
-    if spoken.load(Ordering::Relaxed) {
-        std::future::pending::<()>().await;
-    }
-}
-
 fn builder(limits: &Limits) -> Builder<TokioExecutor> {
-    let header_read = Duration::from_millis(limits.header_read_ms);
     let mut builder = Builder::new(TokioExecutor::new());
     builder
         .http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(header_read)
+        // Our own clock does it; see `silence`.
+        .header_read_timeout(None)
         .max_buf_size(limits.header_bytes.max(HYPER_BUFFER_BYTES_MIN));
     builder
         .http2()

@@ -21,6 +21,8 @@ use tokio::task::JoinHandle;
 const PATIENCE: Duration = Duration::from_secs(20);
 /// A zip of one executable `bootstrap`, base64.
 const ZIP: &str = "UEsDBBQAAAAAAAAAIVwdnfsECgAAAAoAAAAJAAAAYm9vdHN0cmFwIyEvYmluL3NoClBLAQIUAxQAAAAAAAAAIVwdnfsECgAAAAoAAAAJAAAAAAAAAAAAAADtAQAAAABib290c3RyYXBQSwUGAAAAAAEAAQA3AAAAMQAAAAAA";
+/// As `--no-auth` makes it.
+const OPEN: Auth = Auth::Open { public: false };
 const FUNCTIONS: &str = "/2015-03-31/functions";
 
 struct Server {
@@ -61,7 +63,7 @@ async fn serve(limits: Limits, auth: Auth, worker: router::Worker) -> Server {
 
 /// Answers every invocation with its own payload.
 fn echo() -> router::Worker {
-    Arc::new(|invocation| Box::pin(async move { Ok(completed(invocation)) }))
+    Arc::new(|invocation, _| Box::pin(async move { Ok(completed(invocation)) }))
 }
 
 fn completed(invocation: Invocation) -> Completed {
@@ -141,7 +143,7 @@ impl Server {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_function_from_creation_to_deletion() {
-    let server = serve(Limits::default(), Auth::Open, echo()).await;
+    let server = serve(Limits::default(), OPEN, echo()).await;
     server.create("f").await;
     let reply = server.invoke("f", "x-amz-log-type: Tail\r\n", br#"{"a":1}"#).await;
     assert_eq!((reply.status, reply.body.as_str()), (200, r#"{"a":1}"#));
@@ -166,7 +168,7 @@ async fn a_function_from_creation_to_deletion() {
 async fn bodies_that_are_too_large_or_too_slow() {
     let limits =
         Limits { request_payload_bytes: 100, deploy_request_bytes: 1_000, body_read_ms: 100, ..Limits::default() };
-    let server = serve(limits, Auth::Open, echo()).await;
+    let server = serve(limits, OPEN, echo()).await;
     let check = |reply: Reply, error: &str, text: &str| {
         assert_eq!((reply.status, reply.header("x-amzn-errortype")), (413, Some(error)));
         assert!(reply.body.contains(text), "{}", reply.body);
@@ -178,11 +180,11 @@ async fn bodies_that_are_too_large_or_too_slow() {
     check(reply, "RequestEntityTooLargeException", text);
     // Without a length, in one chunk that is too large.
     let chunked = format!(
-        "POST {FUNCTIONS}/f/invocations HTTP/1.1\r\nhost: x\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\nc8\r\n{}\r\n0\r\n\r\n",
+        "POST {FUNCTIONS}/f/invocations HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\nc8\r\n{}\r\n0\r\n\r\n",
         " ".repeat(200)
     );
     assert!(server.raw(chunked.into_bytes()).await.starts_with("HTTP/1.1 413 "));
-    let slow = format!("POST {FUNCTIONS}/f/invocations HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\n\r\n1");
+    let slow = format!("POST {FUNCTIONS}/f/invocations HTTP/1.1\r\nhost: localhost\r\ncontent-length: 5\r\n\r\n1");
     assert!(server.raw(slow.into_bytes()).await.starts_with("HTTP/1.1 408 "));
     server.stop().await;
 }
@@ -190,26 +192,154 @@ async fn bodies_that_are_too_large_or_too_slow() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn clients_that_do_not_speak() {
     let limits = Limits { header_read_ms: 100, header_bytes: 8_192, ..Limits::default() };
-    let server = serve(limits, Auth::Open, echo()).await;
-    for silence in ["", "G", "GET / HT", "PRI * HTTP/2.0\r\n", "GET / HTTP/1.1\r\nhost: x\r\n"] {
+    let server = serve(limits, OPEN, echo()).await;
+    for silence in ["", "G", "GET / HT", "PRI * HTTP/2.0\r\n", "GET / HTTP/1.1\r\nhost: localhost\r\n"] {
         let answer = server.raw(silence.as_bytes().to_vec()).await;
         assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 4"), "{silence:?} was answered with {answer:?}");
     }
-    let long = format!("GET /healthz HTTP/1.1\r\nhost: x\r\nx: {}\r\n\r\n", "y".repeat(20_000));
+    let long = format!("GET /healthz HTTP/1.1\r\nhost: localhost\r\nx: {}\r\n\r\n", "y".repeat(20_000));
     assert!(server.raw(long.into_bytes()).await.starts_with("HTTP/1.1 431 "));
-    // An answered client that stays silent is let go, too.
-    let idle = server.raw(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n".to_vec()).await;
-    assert!(idle.ends_with("ok\n"), "{idle}");
+    server.stop().await;
+}
+
+/// Asks for `/healthz`, does what `then` says, and tells how long after that the server closed the connection.
+async fn closed_after(address: SocketAddr, then: impl FnOnce(&mut TcpStream) + Send + 'static) -> Duration {
+    let wait = tokio::task::spawn_blocking(move || {
+        let mut stream = TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        ask(&mut stream);
+        then(&mut stream);
+        let since = std::time::Instant::now();
+        let mut rest = Vec::new();
+        // Bytes that the server has not read make it a reset.
+        let _ = stream.read_to_end(&mut rest);
+        since.elapsed()
+    });
+    wait.await.unwrap()
+}
+
+fn ask(stream: &mut TcpStream) {
+    stream.write_all(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n").unwrap();
+    let mut answer = Vec::new();
+    let mut byte = [0];
+    while !answer.ends_with(b"ok\n") {
+        stream.read_exact(&mut byte).unwrap();
+        answer.push(byte[0]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn idle_connections_last_longer_than_slow_heads() {
+    let limits = Limits { header_read_ms: 300, idle_connection_ms: 1_500, ..Limits::default() };
+    let server = serve(limits, OPEN, echo()).await;
+    let (idle, again, slow, late) = tokio::join!(
+        closed_after(server.address, |_| {}),
+        // Used again when the time for a head is over, and then the time counts afresh.
+        closed_after(server.address, |stream| {
+            std::thread::sleep(Duration::from_millis(700));
+            ask(stream);
+        }),
+        closed_after(server.address, |stream| stream.write_all(b"GET /he").unwrap()),
+        closed_after(server.address, |stream| {
+            std::thread::sleep(Duration::from_millis(700));
+            stream.write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\n").unwrap();
+        }),
+    );
+    for kept in [idle, again] {
+        assert!((1_400..10_000).contains(&kept.as_millis()), "closed after {kept:?}");
+    }
+    for cut in [slow, late] {
+        assert!((200..1_200).contains(&cut.as_millis()), "closed after {cut:?}");
+    }
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_long_invocation_is_no_silence() {
+    let worker: router::Worker = Arc::new(|invocation, _| {
+        Box::pin(async move {
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            Ok(completed(invocation))
+        })
+    });
+    let limits = Limits { header_read_ms: 100, idle_connection_ms: 100, ..Limits::default() };
+    let server = serve(limits, OPEN, worker).await;
+    server.create("f").await;
+    assert_eq!(server.invoke("f", "", b"1").await.body, "1");
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn web_pages_stay_outside_of_an_open_server() {
+    for public in [false, true] {
+        let server = serve(Limits::default(), Auth::Open { public }, echo()).await;
+        let denied = |reply: Reply| {
+            let seen = (reply.status, reply.header("x-amzn-errortype").map(str::to_owned));
+            assert_eq!(seen, (403, Some("AccessDeniedException".to_owned())), "{reply:?}");
+        };
+        // What a browser sends for a form or a script without asking first.
+        for page in ["origin: http://evil.example\r\n", "origin: null\r\n", "sec-fetch-site: cross-site\r\n"] {
+            let headers = format!("content-type: text/plain\r\n{page}");
+            denied(server.send("POST", FUNCTIONS, &headers, b"{}").await);
+            denied(server.send("OPTIONS", FUNCTIONS, &headers, b"").await);
+        }
+        let own = "origin: http://localhost\r\nsec-fetch-site: same-origin\r\n";
+        assert_eq!(server.send("GET", FUNCTIONS, own, b"").await.status, 200);
+        let rebound = "GET /2015-03-31/functions HTTP/1.1\r\nhost: evil.example\r\nconnection: close\r\n\r\n";
+        let answer = server.raw(rebound.into()).await;
+        assert!(answer.starts_with(if public { "HTTP/1.1 200 " } else { "HTTP/1.1 403 " }), "{answer}");
+        assert_eq!(server.send("GET", "/healthz", "origin: http://evil.example\r\n", b"").await.status, 200);
+        server.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bodies_wait_for_memory_within_bounds() {
+    let limits = Limits { unchecked_bodies_bytes: 200_000, body_read_ms: 1_000, ..Limits::default() };
+    let server = serve(limits, OPEN, echo()).await;
+    server.create("f").await;
+    let large = [&b"\""[..], &vec![b'x'; 150_000], b"\""].concat();
+    let address = server.address;
+    let begin = move || {
+        let mut stream = TcpStream::connect(address).unwrap();
+        let head = format!(
+            "POST {FUNCTIONS}/f/invocations HTTP/1.1\r\nhost: localhost\r\nexpect: 100-continue\r\ncontent-length: 200000\r\n\r\n"
+        );
+        stream.write_all(head.as_bytes()).unwrap();
+        // The server asks for the body: it has the memory for it.
+        stream.read_exact(&mut [0; 25]).unwrap();
+        stream
+    };
+    let held = tokio::task::spawn_blocking(begin).await.unwrap();
+    // No body needs no memory; a body waits until the one that was begun is over, 408.
+    assert_eq!(server.send("GET", FUNCTIONS, "", b"").await.status, 200);
+    let mut waiting = Box::pin(server.invoke("f", "", &large));
+    assert!(tokio::time::timeout(Duration::from_millis(200), &mut waiting).await.is_err());
+    drop(held);
+    let reply = tokio::time::timeout(PATIENCE, waiting).await.unwrap();
+    assert_eq!((reply.status, reply.body.len()), (200, 150_002));
+    // More than there will ever be is a matter of one request alone.
+    let larger = [&b"\""[..], &vec![b'x'; 300_000], b"\""].concat();
+    assert_eq!(server.invoke("f", "", &larger).await.status, 200);
+    // One has the memory until its time is over, and then another that waited for it; who came behind both has waited
+    // for too long by then.
+    let _first = tokio::task::spawn_blocking(begin).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let second = tokio::task::spawn_blocking(begin);
+    tokio::time::sleep(Duration::from_millis(250)).await;
+    let reply = server.invoke("f", "", &large).await;
+    assert_eq!((reply.status, reply.header("retry-after")), (503, Some("1")), "{reply:?}");
+    drop(second.await.unwrap());
     server.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn connections_wait_for_their_turn() {
-    let server = serve(Limits { connections: 1, ..Limits::default() }, Auth::Open, echo()).await;
+    let server = serve(Limits { connections: 1, ..Limits::default() }, OPEN, echo()).await;
     let address = server.address;
     let held = tokio::task::spawn_blocking(move || {
         let mut stream = TcpStream::connect(address).unwrap();
-        stream.write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n").unwrap();
+        stream.write_all(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n").unwrap();
         let mut byte = [0];
         stream.read_exact(&mut byte).unwrap();
         stream
@@ -244,7 +374,7 @@ async fn strangers_get_no_further_than_the_door() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_not_offered_is_said_and_counted() {
-    let server = serve(Limits::default(), Auth::Open, echo()).await;
+    let server = serve(Limits::default(), OPEN, echo()).await;
     for (method, path, text) in [
         ("GET", "/2018-10-31/layers?find=LayerVersion&Arn=x", "Tidegate does not offer GetLayerVersionByArn yet"),
         ("GET", "/2015-03-31/nothing", "There is no operation GET /2015-03-31/nothing"),
@@ -263,7 +393,7 @@ async fn a_drain_lets_running_invocations_finish() {
     let (entered, go_on) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     let worker: router::Worker = {
         let (entered, go_on) = (entered.clone(), go_on.clone());
-        Arc::new(move |invocation| {
+        Arc::new(move |invocation, _| {
             let (entered, go_on) = (entered.clone(), go_on.clone());
             Box::pin(async move {
                 entered.notify_one();
@@ -272,7 +402,7 @@ async fn a_drain_lets_running_invocations_finish() {
             })
         })
     };
-    let mut server = serve(Limits::default(), Auth::Open, worker).await;
+    let mut server = serve(Limits::default(), OPEN, worker).await;
     server.create("f").await;
     let stop = server.stop.take().unwrap();
     let address = server.address;
@@ -300,14 +430,14 @@ async fn a_drain_lets_running_invocations_finish() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_defect_ends_one_request_and_is_counted() {
-    let worker: router::Worker = Arc::new(|invocation| {
+    let worker: router::Worker = Arc::new(|invocation, _| {
         Box::pin(async move {
             tokio::task::yield_now().await;
             assert!(invocation.payload != "0", "on purpose");
             Ok(completed(invocation))
         })
     });
-    let server = serve(Limits::default(), Auth::Open, worker).await;
+    let server = serve(Limits::default(), OPEN, worker).await;
     server.create("f").await;
     let reply = server.invoke("f", "", b"0").await;
     assert_eq!((reply.status, reply.header("x-amzn-errortype")), (500, Some("ServiceException")));
@@ -328,7 +458,7 @@ async fn a_client_that_goes_away_takes_its_invocation_along() {
     let (left, changed) = (Arc::new(AtomicBool::new(false)), Arc::new(Notify::new()));
     let worker: router::Worker = {
         let (left, changed) = (left.clone(), changed.clone());
-        Arc::new(move |_| {
+        Arc::new(move |_, _| {
             let leaving = Leaving(left.clone(), changed.clone());
             changed.notify_one();
             Box::pin(async move {
@@ -337,12 +467,13 @@ async fn a_client_that_goes_away_takes_its_invocation_along() {
             })
         })
     };
-    let server = serve(Limits::default(), Auth::Open, worker).await;
+    let server = serve(Limits::default(), OPEN, worker).await;
     server.create("f").await;
     let mut stream = TcpStream::connect(server.address).unwrap();
     stream
         .write_all(
-            format!("POST {FUNCTIONS}/f/invocations HTTP/1.1\r\nhost: x\r\ncontent-length: 1\r\n\r\n1").as_bytes(),
+            format!("POST {FUNCTIONS}/f/invocations HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1\r\n\r\n1")
+                .as_bytes(),
         )
         .unwrap();
     tokio::time::timeout(PATIENCE, changed.notified()).await.unwrap();
@@ -358,7 +489,7 @@ fn requests_of_any_shape_are_answered() {
     use proptest::prelude::*;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let server = runtime.block_on(async {
-        let server = serve(Limits::default(), Auth::Open, echo()).await;
+        let server = serve(Limits::default(), OPEN, echo()).await;
         server.create("f").await;
         server
     });

@@ -69,8 +69,14 @@ pub struct Limits {
     pub connections: usize,
     /// Time a client has to send its headers, ours; then the connection is closed.
     pub header_read_ms: u64,
+    /// Time a connection may be silent between two requests, ours; then it is closed. Longer than the minute for which
+    /// the AWS SDKs keep theirs, so that it is they who close.
+    pub idle_connection_ms: u64,
     /// Time a client has to send its body, ours; then 408.
     pub body_read_ms: u64,
+    /// Bytes of all bodies together that are being read and whose signatures are not yet checked, ours; beyond it
+    /// further ones wait, and after `body_read_ms` are 503. Packages over 1 MiB are not counted: they take turns.
+    pub unchecked_bodies_bytes: u64,
     /// Days without an invocation before a function becomes Inactive; 0 means never, ours (AWS does not say).
     pub inactive_after_days: u32,
 }
@@ -111,7 +117,9 @@ impl Default for Limits {
             header_bytes: 32_768,
             connections: 4_096,
             header_read_ms: 10_000,
+            idle_connection_ms: 75_000,
             body_read_ms: 60_000,
+            unchecked_bodies_bytes: 536_870_912,
             inactive_after_days: 14,
         }
     }

@@ -153,9 +153,11 @@ fn gateway_config(
         session_token: None,
         expires_at_s: None,
     };
+    // Our own key first: it signs the URLs of packages.
+    let keys = std::iter::once(key).chain(settings.file.credentials.iter().cloned()).collect();
     let auth = match settings.auth_required {
-        true => gateway::Auth::Required(gateway::auth::Keys(vec![key])),
-        false => gateway::Auth::Open,
+        true => gateway::Auth::Required(gateway::auth::Keys(keys)),
+        false => gateway::Auth::Open { public: settings.open_to_all },
     };
     gateway::Config {
         limits: settings.file.limits.clone(),

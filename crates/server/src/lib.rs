@@ -19,6 +19,9 @@ use std::process::ExitCode;
 
 pub use serve::Serve;
 
+/// Where a server keeps everything, and its key is looked for, unless told otherwise.
+const DATA_DIR: &str = "tidegate-data";
+
 /// The commands that run or look at a server on this machine.
 #[derive(Debug, Subcommand)]
 pub enum Command {
@@ -34,7 +37,7 @@ pub enum Command {
 #[derive(Debug, clap::Args)]
 pub struct Credentials {
     /// The server's data folder
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", default_value = DATA_DIR)]
     data_dir: PathBuf,
 }
 
@@ -67,4 +70,24 @@ fn report(error: &dyn std::error::Error) -> ExitCode {
         cause = error.source();
     }
     ExitCode::FAILURE
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(subcommand)]
+        command: Command,
+    }
+
+    #[test]
+    fn credentials_are_looked_for_where_serve_keeps_them() {
+        for (line, want) in [(&["", "credentials"][..], DATA_DIR), (&["", "credentials", "--data-dir", "/d"], "/d")] {
+            let Command::Credentials(options) = Line::try_parse_from(line).unwrap().command else { panic!("{line:?}") };
+            assert_eq!(options.data_dir, PathBuf::from(want));
+        }
+    }
 }

@@ -58,6 +58,8 @@ pub struct Settings {
     pub region: Region,
     /// Whether requests need a signature.
     pub auth_required: bool,
+    /// Whether, if they need none, they may come from beyond this machine.
+    pub open_to_all: bool,
     /// How much is said.
     pub log_level: tracing::Level,
 }
@@ -110,7 +112,7 @@ fn settle(options: &Serve) -> Result<Settings, Error> {
     if options.no_auth.as_deref() == Some("loopback") && !listen.ip().is_loopback() {
         return Err(Error::OpenToAll(listen));
     }
-    let data_dir = options.data_dir.clone().or(file.data_dir.take()).unwrap_or_else(|| "tidegate-data".into());
+    let data_dir = options.data_dir.clone().or(file.data_dir.take()).unwrap_or_else(|| crate::DATA_DIR.into());
     let account = options.account_id.clone().or(file.account_id.take());
     let region = options.region.clone().or(file.region.take());
     Ok(Settings {
@@ -119,6 +121,7 @@ fn settle(options: &Serve) -> Result<Settings, Error> {
         account: account.unwrap_or_else(access_key::default_account),
         region: region.unwrap_or_else(access_key::default_region),
         auth_required: options.no_auth.is_none(),
+        open_to_all: options.no_auth.as_deref() == Some("public"),
         log_level: options.log_level.or(file.log_level).unwrap_or(tracing::Level::INFO),
         file,
     })

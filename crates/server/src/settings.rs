@@ -95,6 +95,25 @@ impl<'a> Section<'a> {
         }
     }
 
+    /// The tables of an array of tables, in their order.
+    pub fn sections(&mut self, key: &str) -> Vec<Section<'a>> {
+        let Some(value) = self.take(key) else { return Vec::new() };
+        let items = value.as_array().map(Vec::as_slice).unwrap_or_default();
+        let tables: Vec<&toml::Table> = items.iter().filter_map(toml::Value::as_table).collect();
+        if tables.is_empty() || tables.len() < items.len() {
+            self.wrong(key, &format!("sections: [[{}]]", self.full(key)));
+        }
+        let section = |(at, table): (usize, &toml::Table)| {
+            Section::new(&format!("{}[{at}]", self.full(key)), table.clone(), self.found)
+        };
+        tables.into_iter().enumerate().map(section).collect()
+    }
+
+    /// A problem of one key.
+    pub fn problem_at(&self, key: &str, text: &str) {
+        self.add(&self.full(key), text);
+    }
+
     /// A problem of the section as a whole.
     pub fn problem(&self, text: &str) {
         self.add(&self.path, text);

@@ -5,14 +5,14 @@ use crate::Error;
 use crate::log_line;
 use model::log::LogLine;
 use model::{FunctionName, Limits};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::fmt;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Functions whose current file is kept open; beyond it the one that wrote longest ago is closed.
 const OPEN_FILES_MAX: usize = 64;
@@ -20,6 +20,10 @@ const OPEN_FILES_MAX: usize = 64;
 const READ_LINES_MAX: usize = 10_000;
 /// The most bytes of log files that one read looks at.
 const READ_BYTES_MAX: u64 = 4_194_304;
+/// Deleted functions that are remembered, since their instances may still write; beyond it the earliest is forgotten.
+const CLOSED_MAX: usize = 1_024;
+/// Instances of a deleted function that are remembered.
+const CLOSED_STREAMS_MAX: usize = 10_000;
 /// Bytes from the start of a log file that tell it from others.
 const FINGERPRINT_BYTES: usize = 128;
 
@@ -88,10 +92,10 @@ impl Logs {
     /// still written; [`Error::AppendLog`] says how many were lost.
     pub fn append(&self, lines: &[LogLine], limits: &Limits) -> Result<(), Error> {
         let mut by_function: BTreeMap<&FunctionName, Vec<&LogLine>> = BTreeMap::new();
-        for line in lines {
+        let mut open = self.lock();
+        for line in lines.iter().filter(|line| open.closed.takes(line)) {
             by_function.entry(&line.function).or_default().push(line);
         }
-        let mut open = self.lock();
         let (mut lost, mut first) = (0, None);
         for (function, lines) in by_function {
             let folder = self.function_folder(function);
@@ -135,6 +139,24 @@ impl Logs {
         read().map_err(|source| Error::ReadLog { path: folder.clone(), source })
     }
 
+    /// Ends the log of a function that is deleted: removes it, and drops what instances of the function still write.
+    /// Nothing is remembered of that past a restart, nor need it be: no instance outlives one.
+    pub fn close(&self, function: &FunctionName) -> Result<(), Error> {
+        self.lock().closed.close(function);
+        // Whoever has written before is an instance of the deleted function, and so is whoever writes from here on.
+        let (lines, _) = self.read(function, None, READ_LINES_MAX)?;
+        self.lock().closed.know(function, lines.into_iter().map(|line| line.stream));
+        self.remove(function)
+    }
+
+    /// Begins the empty log of a new function at `now_ms`, milliseconds since the Unix epoch. What instances write that
+    /// have written before, is still dropped; lines may be under way for long, so their own time counts. To be called
+    /// before an instance of the new function can write.
+    pub fn begin(&self, function: &FunctionName, now_ms: u64) -> Result<(), Error> {
+        self.lock().closed.open(function, now_ms);
+        self.remove(function)
+    }
+
     /// Removes a function's log. None there is no error.
     pub fn remove(&self, function: &FunctionName) -> Result<(), Error> {
         let path = self.function_folder(function);
@@ -144,6 +166,17 @@ impl Logs {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::RemoveLog { path, source: error }),
             _ => Ok(()),
         }
+    }
+
+    /// The functions that have a log, in no order.
+    pub fn functions(&self) -> Result<Vec<FunctionName>, Error> {
+        let list = || {
+            let names = fs::read_dir(&self.folder)?.map(|entry| entry.map(|entry| entry.file_name()));
+            names.collect::<io::Result<Vec<_>>>()
+        };
+        let names = list().map_err(|source| Error::ReadLog { path: self.folder.clone(), source })?;
+        // What has another name is not ours.
+        Ok(names.iter().filter_map(|name| FunctionName::parse(name.to_str()?).ok()).collect())
     }
 
     fn function_folder(&self, function: &FunctionName) -> PathBuf {
@@ -162,6 +195,62 @@ struct OpenFiles {
     files: HashMap<FunctionName, Current>,
     /// Counts uses, to tell which is the oldest.
     uses: u64,
+    closed: Closed,
+}
+
+/// The log streams, and so the instances, of deleted functions.
+#[derive(Debug, Default)]
+struct Closed {
+    functions: HashMap<FunctionName, ClosedFunction>,
+    /// In the order of their first deletion.
+    order: VecDeque<FunctionName>,
+}
+
+#[derive(Debug, Default)]
+struct ClosedFunction {
+    /// There is no function of this name now.
+    absent: bool,
+    /// When the function that is there now began.
+    begun_ms: u64,
+    streams: HashSet<Arc<str>>,
+}
+
+impl Closed {
+    /// Does the line belong to a function that is there? One that does not tells of an instance.
+    fn takes(&mut self, line: &LogLine) -> bool {
+        let Some(closed) = self.functions.get_mut(&line.function) else { return true };
+        if closed.streams.contains(&line.stream) {
+            return false;
+        }
+        let earlier = closed.absent || line.time_ms < closed.begun_ms;
+        if earlier && closed.streams.len() < CLOSED_STREAMS_MAX {
+            closed.streams.insert(line.stream.clone());
+        }
+        !earlier
+    }
+
+    fn close(&mut self, function: &FunctionName) {
+        if !self.functions.contains_key(function) {
+            self.order.push_back(function.clone());
+            if self.order.len() > CLOSED_MAX {
+                self.order.pop_front().and_then(|earliest| self.functions.remove(&earliest));
+            }
+        }
+        self.functions.entry(function.clone()).or_default().absent = true;
+    }
+
+    fn know(&mut self, function: &FunctionName, streams: impl Iterator<Item = Arc<str>>) {
+        if let Some(closed) = self.functions.get_mut(function) {
+            let room = CLOSED_STREAMS_MAX.saturating_sub(closed.streams.len());
+            closed.streams.extend(streams.collect::<HashSet<_>>().into_iter().take(room));
+        }
+    }
+
+    fn open(&mut self, function: &FunctionName, now_ms: u64) {
+        if let Some(closed) = self.functions.get_mut(function) {
+            (closed.absent, closed.begun_ms) = (false, now_ms);
+        }
+    }
 }
 
 #[derive(Debug)]

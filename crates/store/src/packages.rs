@@ -70,13 +70,27 @@ impl Packages {
             self.contains(&digest)
         };
         if !known {
-            let plan = plan::Plan::read(zip, limits)?;
-            let scratch = self.scratch().map_err(PackageError::write(&self.folder))?;
-            write_zip(zip, &scratch.zip())?;
-            unpack::unpack(zip, plan, limits, &scratch.folder())?;
+            let scratch = self.unpack(zip, limits)?;
             self.publish(&scratch, &digest)?;
         }
         Ok(code)
+    }
+
+    /// Checks a package just as [`Packages::add`] does, by unpacking it, and keeps nothing of it.
+    pub fn check(&self, zip: &[u8], limits: &Limits) -> Result<Code, PackageError> {
+        let code = Code { digest: Digest(Sha256::digest(zip).into()), size_bytes: zip.len() as u64 };
+        if !self.contains(&code.digest) {
+            self.unpack(zip, limits)?;
+        }
+        Ok(code)
+    }
+
+    fn unpack(&self, zip: &[u8], limits: &Limits) -> Result<Scratch, PackageError> {
+        let plan = plan::Plan::read(zip, limits)?;
+        let scratch = self.scratch().map_err(PackageError::write(&self.folder))?;
+        write_zip(zip, &scratch.zip())?;
+        unpack::unpack(zip, plan, limits, &scratch.folder())?;
+        Ok(scratch)
     }
 
     /// Is the package there?
