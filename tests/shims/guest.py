@@ -153,11 +153,12 @@ class Guest:
         assert answer[1] == {"id": header.get("request_id", REQUEST_ID)}
         return answer[2]
 
-    def error(self, event=None, **header):
-        """The error object of a failed invocation, after a check of the header."""
+    def error(self, event=None, exiting=False, **header):
+        """The error object of a failed invocation, after a check of the header: `exiting` says that the guest ends."""
         kind, fields, body = self.invoke(event, **header)
         assert kind == ERROR, (kind, body)
-        assert fields == {"id": header.get("request_id", REQUEST_ID), "type": body["errorType"]}
+        expected = {"id": header.get("request_id", REQUEST_ID), "type": body["errorType"]}
+        assert fields == (expected | {"exiting": True} if exiting else expected)
         return body
 
     def init_error(self):

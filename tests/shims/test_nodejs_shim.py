@@ -203,7 +203,7 @@ def test_trace_of_an_error(js, task_root):
 )
 def test_failures_outside_the_handler(js, body, error_type, message, title, status):
     guest = js("exports.handler = () => { %s; };" % body).ready()
-    error = guest.error()
+    error = guest.error(exiting=True)
     assert (error["errorType"], error["errorMessage"]) == (error_type, message)
     assert error["trace"][0] == error_type + ": " + message
     assert guest.receive() is None
