@@ -9,7 +9,7 @@ import pytest
 
 from support.clients import Api
 from support.packages import zip_fixture
-from support.server import Server, binary
+from support.server import OWN_MODE, Server, binary
 
 
 def pytest_configure(config):
@@ -31,15 +31,15 @@ def pytest_runtest_makereport(item, call):
 
 
 def _need(mode: str) -> None:
-    if os.geteuid() != 0:
-        pytest.skip("needs root: it starts servers as root and as another user")
+    """Servers of mode "user" are for everybody; those of mode "root" only for root."""
     assert mode in ("root", "user")
+    if mode == "root" and os.geteuid() != 0:
+        pytest.skip("needs root: it starts a server as root")
 
 
 @pytest.fixture(scope="session")
 def server():
-    """One server with default settings, run as root, for all tests that need nothing special."""
-    _need("root")
+    """One server with default settings, run as whoever runs the tests, for all that need nothing special."""
     running = Server().start()
     yield running
     running.close()
@@ -56,7 +56,7 @@ def server_factory():
     """Makes servers of one's own: `server_factory(mode=…, config=…, flags=…, data_dir=…, start=True)`."""
     made = []
 
-    def make(mode="root", start=True, **settings):
+    def make(mode=OWN_MODE, start=True, **settings):
         _need(mode)
         one = Server(mode, **settings)
         made.append(one)

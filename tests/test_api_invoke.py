@@ -3,9 +3,13 @@
 import base64
 import json
 import re
+import time
+import uuid
+from concurrent.futures import ThreadPoolExecutor
 
-from support import arn_of
-from support.clients import free_name
+from support import arn_of, kernel
+from support.clients import Api, free_name, send
+from support.packages import zip_fixture
 
 UUID = re.compile(r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")
 
@@ -106,21 +110,30 @@ def test_trace_id_is_passed_on(api, make):
 
 
 def test_every_answer_has_a_request_id(api, server):
-    from support.clients import send
-
     for method, path in (("GET", "/2015-03-31/functions"), ("GET", "/nowhere"), ("POST", "/2015-03-31/functions")):
         raw = send(server.endpoint, method, path)
         ids = [value for name, value in raw.headers.items() if name.lower() == "x-amzn-requestid"]
         assert len(ids) == 1 and UUID.match(ids[0]), raw
 
 
+def test_an_abandoned_invocation_still_counts(server_factory):
+    """A caller who hangs up gives no room to others before the invocation has ended, as on Lambda."""
+    server = server_factory(config={"limits": {"concurrent_executions": 1}})
+    api = Api(server.endpoint, server.credentials())
+    name = api.create(zip_fixture("probe.py"), Handler="probe.overlapping")
+    other = api.create(zip_fixture("probe.py"))
+    seconds = f"4.{uuid.uuid4().int % 10**9:09}"
+    api.leave(name, {"argument": seconds}, lambda: kernel.pids_with_argument(seconds))
+    refused = 0
+    while (status := api.try_invoke(other)) == 429 and refused < 1000:
+        refused += 1
+        time.sleep(0.05)
+    assert not kernel.pids_with_argument(seconds), f"taken with {status} while the abandoned invocation ran"
+    assert status == 200 and refused >= 3, (status, refused)
+
+
 def test_account_concurrency_throttles(server_factory):
     """With two concurrent executions allowed, the third caller at the same time gets 429 with its reason."""
-    from concurrent.futures import ThreadPoolExecutor
-
-    from support.clients import Api
-    from support.packages import zip_fixture
-
     server = server_factory(config={"limits": {"concurrent_executions": 2}})
     api = Api(server.endpoint, server.credentials())
     name = api.create(zip_fixture("probe.py"), Handler="probe.slow")

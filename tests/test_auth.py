@@ -1,5 +1,6 @@
 """Signature Version 4: who is let in, and how the others are told."""
 
+import base64
 import datetime
 import json
 import re
@@ -12,7 +13,7 @@ from botocore.auth import SigV4QueryAuth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 
-from support import arn_of
+from support import ROLE, arn_of
 from support.clients import Api, refusal_of, send
 from support.packages import zip_fixture
 from support.server import Server, free_port
@@ -22,6 +23,17 @@ MISMATCH = (
     "The request signature we calculated does not match the signature you provided. Check your AWS Secret Access "
     "Key and signing method. Consult the service documentation for details."
 )
+# Headers that a browser sends for pages of others, or for a name that leads back to this machine.
+FOREIGN = [
+    {"Origin": "http://evil.example"},
+    {"Origin": "null"},
+    {"Origin": "http://evil.example", "Content-Type": "text/plain", "Sec-Fetch-Site": "cross-site"},
+    {"Sec-Fetch-Site": "cross-site"},
+    {"Sec-Fetch-Site": "same-site"},
+    {"Host": "evil.example"},
+    {"Host": "evil.example:9000", "Origin": "http://evil.example:9000", "Sec-Fetch-Site": "same-origin"},
+    {"Host": "localhost.evil.example"},
+]
 
 
 @pytest.fixture
@@ -98,6 +110,19 @@ class TestHeaders:
             "UnrecognizedClientException",
             "The security token included in the request is invalid.",
         )
+
+    def test_session_token_of_a_configured_key(self, server_factory):
+        key, secret, token = "ASIACONFIGURED000000", "configured-secret-access-key", "the/token+of=a-session"
+        table = {"access_key_id": key, "secret_access_key": secret, "session_token": token}
+        server = server_factory(config={"credentials": [table]})
+        names = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+        api = Api(server.endpoint, dict(zip(names, (key, secret, token))))
+        assert api.client.list_functions()["Functions"] == []
+        for wrong in (None, "another-token"):
+            raw = api.send("GET", LIST, credentials=Credentials(key, secret, wrong))
+            check(
+                api, raw, "UnrecognizedClientException", "The security token included in the request is invalid."
+            )
 
     def test_wrong_region(self, api):
         check(
@@ -251,6 +276,24 @@ class TestNoAuth:
         assert raw.status == 200 and raw.json() == {"a": 1}
         location = api.client.get_function(FunctionName=name)["Code"]["Location"]
         assert send(server.endpoint, "GET", location[len(server.endpoint) :]).body == zip_fixture("probe.py")
+
+    def test_other_web_pages_are_refused(self, server_factory):
+        """A browser on this machine sends what any page makes it send, also under a name that leads back here."""
+        server = server_factory(flags=["--no-auth"])
+        body = {"FunctionName": "planted", "Runtime": "python3.11", "Handler": "probe.echo", "Role": ROLE}
+        body["Code"] = {"ZipFile": base64.b64encode(zip_fixture("probe.py")).decode()}
+        for headers in FOREIGN:
+            for method, path, text in (("POST", LIST, json.dumps(body).encode()), ("GET", LIST, b"")):
+                refusal = refusal_of(send(server.endpoint, method, path, text, headers))
+                assert (refusal.status, refusal.code) == (403, "AccessDeniedException"), (headers, refusal)
+                assert refusal.message, headers
+        own = f"127.0.0.1:{server.port}"
+        for headers in ({"Origin": f"http://{own}", "Sec-Fetch-Site": "same-origin"}, {"Sec-Fetch-Site": "none"}):
+            raw = send(server.endpoint, "GET", LIST, b"", headers)
+            assert raw.status == 200 and raw.json() == {"Functions": []}, (headers, raw)
+        for host in (own, f"localhost:{server.port}", "[::1]", "127.9.9.9", "lambda.localhost:80"):
+            raw = send(server.endpoint, "GET", LIST, b"", {"Host": host})
+            assert raw.status == 200 and raw.json() == {"Functions": []}, (host, raw)
 
     @pytest.mark.parametrize("address", ["0.0.0.0", "[::]"])
     def test_is_refused_where_others_can_reach_it(self, server_factory, address):

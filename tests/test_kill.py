@@ -1,6 +1,8 @@
 """SIGKILL in the middle of everything, SIGTERM in the middle of an invocation, and a full disk."""
 
+import base64
 import os
+import socket
 import subprocess
 import threading
 import time
@@ -17,6 +19,8 @@ from support.interpreters import python_for
 from support.packages import digest_hex, zip_fixture, zip_of_random
 from support.polling import wait_until
 
+# What is unused waits some seconds; what was missed then goes with the round of once a minute.
+GONE_SECONDS = 90
 CLIENTS = 4
 OPERATIONS = 50
 KILLS = ["daemon", "tree", "daemon", "tree"]
@@ -91,6 +95,16 @@ def check_state(api, server, clients):
         if entry.endswith(".zip"):
             with open(os.path.join(folder, entry), "rb") as file:
                 assert digest_hex(file.read()) == entry.removesuffix(".zip")
+    wait_until(lambda: not unreferenced(api, server, listed), "what nobody refers to goes", GONE_SECONDS, 0.2)
+
+
+def unreferenced(api, server, listed) -> list:
+    """Log folders and packages in the data folder that belong to none of the functions `listed`."""
+    hashes = [api.client.get_function_configuration(FunctionName=name)["CodeSha256"] for name in listed]
+    digests = {base64.b64decode(one).hex() for one in hashes}
+    logs = set(os.listdir(os.path.join(server.data_dir, "logs"))) - listed
+    packages = {entry.removesuffix(".zip") for entry in os.listdir(os.path.join(server.data_dir, "packages"))} - digests
+    return [*logs, *packages]
 
 
 @pytest.mark.parametrize("mode", ["root", "user"])
@@ -172,6 +186,84 @@ def test_a_second_sigterm_and_a_bounded_drain(server_factory):
         assert time.monotonic() - started < 15
         assert running.exception(30) is not None or running.result().error is not None
     is_clean(server, tree)
+
+
+def lines_on_disk(server, name) -> list:
+    """The lines of a function's log files, readable without a server."""
+    folder = os.path.join(server.data_dir, "logs", name)
+    found = []
+    for entry in sorted(os.listdir(folder)):
+        with open(os.path.join(folder, entry), encoding="utf-8", errors="replace") as file:
+            found += file.read().splitlines()
+    return found
+
+
+def is_refused(status) -> bool:
+    """Is this, from `Api.try_invoke`, how a server that ends refuses? (Not taken, or no longer listening.)"""
+    return status in (429, 503) or isinstance(status, str)
+
+
+def test_sigterm_waits_for_an_invocation_whose_client_has_left(server_factory):
+    server = server_factory()
+    api = Api(server.endpoint, server.credentials())
+    name = api.create(zip_fixture("probe.py"), Handler="probe.overlapping")
+    warm = api.create(zip_fixture("probe.py"))
+    api.invoke(warm, 1).ok()
+    seconds = f"4.{uuid.uuid4().int % 10**9:09}"
+    api.leave(name, {"argument": seconds}, lambda: kernel.pids_with_argument(seconds))
+    server.terminate()
+    late = wait_until(lambda: is_refused(status := api.try_invoke(warm)) and status, "new invocations are refused", 10)
+    print("a new invocation while draining:", late)
+    assert kernel.pids_with_argument(seconds), "the abandoned invocation still runs while new ones are refused"
+    assert server.wait() == 0
+    text = "\n".join(lines_on_disk(server, name))
+    assert f"awake after {seconds}" in text, text
+    assert "END RequestId" in text and "REPORT RequestId" in text, text
+    is_clean(server, {})
+
+
+def test_a_second_sigterm_ends_at_once(server_factory):
+    """Told once it waits for what runs; told again, more than a second later, it does not."""
+    server = server_factory(config={"limits": {"drain_ms": 100_000}})
+    api = Api(server.endpoint, server.credentials())
+    name = api.create(zip_fixture("probe.py"), Handler="probe.overlapping", Timeout=100)
+    seconds = f"90.{uuid.uuid4().int % 10**9:09}"
+    api.leave(name, {"argument": seconds}, lambda: kernel.pids_with_argument(seconds))
+    tree = server.tree()
+    server.terminate()
+    wait_until(lambda: is_refused(api.try_invoke(name, {"argument": "0"})), "new invocations are refused", 10)
+    time.sleep(2)  # The span that tells a second wish from an echo of the first.
+    assert server.process.poll() is None and kernel.pids_with_argument(seconds), "it waits for what runs"
+    server.terminate()
+    assert server.wait(10) == 0
+    is_clean(server, tree)
+
+
+def test_sigterm_does_not_wait_for_a_silent_store(server_factory):
+    """The S3 endpoint takes connections and never answers; the drain time bounds that too."""
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        silent.settimeout(20)
+        s3 = {
+            "endpoint": f"http://127.0.0.1:{silent.getsockname()[1]}",
+            "region": "us-east-1",
+            "access_key_id": "test",
+            "secret_access_key": "test",
+            "path_style": True,
+        }
+        server = server_factory(config={"limits": {"drain_ms": 1000}, "s3": s3})
+        api = Api(server.endpoint, server.credentials())
+        body = {"FunctionName": free_name(), "Runtime": "python3.11", "Handler": "a.b", "Role": ROLE}
+        body["Code"] = {"S3Bucket": "bucket", "S3Key": "key.zip"}
+        with ThreadPoolExecutor(1) as pool:
+            asked = pool.submit(api.send_json, "POST", "/2015-03-31/functions", body)
+            connection, _ = silent.accept()
+            with connection:
+                server.terminate()
+                assert server.wait(8) == 0
+                assert asked.exception(20) is not None or asked.result().status >= 400
+    is_clean(server, {})
 
 
 class TestFullDisk:

@@ -170,6 +170,20 @@ def test_next_without_an_answer(custom, api):
     assert api.invoke(name, {"fine": 1}).ok() == {"fine": 1}
 
 
+@pytest.mark.parametrize("pause_s", [0, 0.6])
+def test_a_runtime_that_reconnects_loses_nothing(custom, api, pause_s):
+    """It waits 0.3 s for `next`, hangs up, perhaps rests, and asks again; invocations arrive in each span of that.
+
+    None is aimed at the very moment of hanging up: an event that is on its way then is lost on Lambda too.
+    """
+    variables = {"PATIENCE_S": "0.3", "PAUSE_S": str(pause_s)}
+    package = zip_fixture("impatient", as_name="bootstrap")
+    name = custom(package, Timeout=10, Environment={"Variables": variables})
+    for number, moment_s in enumerate([0.15, 0.45, 0.6 if pause_s else 0.5, 0.75, 1.05] * 2):
+        assert api.invoke(name, {"number": number}).ok() == {"number": number}
+        time.sleep(moment_s)  # The moment that is tried, not a wait for something.
+
+
 def test_environment_and_place(plain, api):
     seen = api.invoke(plain, {"do": "environment"}).ok()
     assert seen["AWS_LAMBDA_RUNTIME_API"] == "127.0.0.1:9001" and "AWS_EXECUTION_ENV" not in seen

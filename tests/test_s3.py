@@ -12,7 +12,7 @@ from support import ROLE
 from support.clients import Api, free_name
 from support.packages import code_sha256, zip_of
 from support.polling import wait_until
-from support.server import clean_environment, free_port
+from support.server import clean_environment, free_port, tied_to_us
 
 BUCKET = "packages"
 
@@ -23,7 +23,7 @@ def s3():
     program = os.path.join(os.path.dirname(sys.executable), "moto_server")
     port = free_port()
     process = subprocess.Popen(
-        ["setpriv", "--pdeathsig", "KILL", program, "-H", "127.0.0.1", "-p", str(port)],
+        [*tied_to_us(), program, "-H", "127.0.0.1", "-p", str(port)],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         env=clean_environment(),

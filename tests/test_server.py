@@ -5,6 +5,7 @@ import os
 import re
 import socket
 import subprocess
+import uuid
 from pathlib import Path
 
 import pytest
@@ -14,10 +15,13 @@ from support import kernel
 from support.clients import Api, free_name
 from support.packages import zip_fixture
 from support.polling import wait_until
-from support.server import ROOT, Server, free_port
+from support.server import ROOT, Server, free_port, is_release
 
 # In kB; the promise is 40 MB for an idle server.
 IDLE_KB_MAX = 40_000
+# The promise: ready in under 100 ms. Others use this machine too, so the best of a few starts counts.
+READY_S_MAX = 0.1
+STARTS = 8
 EXAMPLES = ROOT / "examples" / "functions"
 
 
@@ -113,6 +117,18 @@ class TestLife:
         print(f"{mode}: idle, {used} kB in {len(server.tree())} processes")
         assert used < IDLE_KB_MAX
 
+    @pytest.mark.skipif(not is_release(), reason="a promise of the release binary; TIDEGATE_BIN names another one")
+    @pytest.mark.parametrize("mode", ["root", "user"])
+    def test_ready_in_under_100_ms(self, server_factory, mode):
+        """From the command to the first answer of /healthz, on an empty data folder."""
+        needed_s = []
+        while not needed_s or (min(needed_s) >= READY_S_MAX and len(needed_s) < STARTS):
+            server = server_factory(mode=mode)
+            needed_s.append(server.ready_s)
+            server.close()
+        print(f"{mode}: ready after", *(f"{seconds * 1000:.0f} ms" for seconds in needed_s))
+        assert min(needed_s) < READY_S_MAX, needed_s
+
     def test_idle_uses_no_cpu(self, server_factory):
         """Over two seconds in which nothing happens the tree gets at most two clock ticks."""
         import time
@@ -157,17 +173,13 @@ class TestLife:
                 assert b" 200 " not in answer.split(b"\r\n")[0] and b" 500 " not in answer.split(b"\r\n")[0]
         assert api.client.list_functions()["ResponseMetadata"]["HTTPStatusCode"] == 200
 
-    def test_a_client_that_goes_away(self, server, api, make):
+    def test_a_client_that_goes_away(self, api, make):
         """An invocation whose caller hangs up does not spoil the instance for the next one."""
-        name = make(Handler="probe.slow")
-        path = f"/2015-03-31/functions/{name}/invocations"
-        body = b'{"seconds": 1}'
-        headers = api.sign("POST", path, body, {"Host": f"127.0.0.1:{server.port}", "Content-Length": str(len(body))})
-        head = f"POST {path} HTTP/1.1\r\n" + "".join(f"{key}: {value}\r\n" for key, value in headers.items()) + "\r\n"
-        with socket.create_connection(("127.0.0.1", server.port), timeout=5) as one:
-            one.sendall(head.encode() + body)
+        name = make(Handler="probe.overlapping")
+        seconds = f"1.{uuid.uuid4().int % 10**9:09}"
+        api.leave(name, {"argument": seconds}, lambda: kernel.pids_with_argument(seconds))
         for _ in range(3):
-            assert api.invoke(name, {"seconds": 0}).ok()["marker"]
+            assert api.invoke(name, {"argument": "0"}).ok() == "slept"
 
 
 class TestDoctor:
@@ -309,6 +321,16 @@ class TestCommands:
     def test_no_colours_in_a_pipe(self, tidegate):
         answer = tidegate("list")
         assert answer.returncode == 0 and "\x1b[" not in answer.stdout + answer.stderr
+
+
+def test_credentials_look_where_serve_keeps_them(server_factory):
+    """Without `--data-dir` both mean `./tidegate-data`."""
+    server = server_factory(start=False)
+    server.data_dir = os.path.join(server.scratch, "tidegate-data")
+    server.start()
+    answer = server.run("credentials", cwd=server.scratch)
+    assert answer.returncode == 0, answer.stderr
+    assert server.credentials()["AWS_SECRET_ACCESS_KEY"] in answer.stdout
 
 
 def test_help_and_version(server_factory):

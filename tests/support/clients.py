@@ -4,6 +4,7 @@ import base64
 import http.client
 import json
 import re
+import socket
 import urllib.parse
 import uuid
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from botocore.credentials import Credentials
 from botocore.exceptions import ClientError
 
 from . import REGION, ROLE
+from .interpreters import PYTHON
 from .polling import wait_until
 
 # On two shared cores a cold start under load may take seconds; this bounds it without being a measurement.
@@ -159,7 +161,7 @@ class Api:
     def create(self, package: bytes, name: str | None = None, wait: bool = True, **parameters) -> str:
         """Creates a function (Python unless told otherwise), waits until it is Active, returns its name."""
         name = name or free_name()
-        settings = {"Runtime": "python3.11", "Handler": "probe.echo", "Role": ROLE, "Timeout": 30, **parameters}
+        settings = {"Runtime": PYTHON, "Handler": "probe.echo", "Role": ROLE, "Timeout": 30, **parameters}
         self.client.create_function(FunctionName=name, Code={"ZipFile": package}, **settings)
         if wait:
             self.wait_active(name)
@@ -202,6 +204,24 @@ class Api:
             answer.get("ExecutedVersion"),
             answer["ResponseMetadata"]["HTTPHeaders"],
         )
+
+    def leave(self, name: str, event, running) -> None:
+        """Begins an invocation and hangs up once `running()` tells that it runs."""
+        path, body = f"/2015-03-31/functions/{name}/invocations", json.dumps(event).encode()
+        address = urllib.parse.urlsplit(self.endpoint)
+        headers = self.sign("POST", path, body, {"Host": address.netloc, "Content-Length": str(len(body))})
+        head = f"POST {path} HTTP/1.1\r\n" + "".join(f"{key}: {value}\r\n" for key, value in headers.items()) + "\r\n"
+        with socket.create_connection((address.hostname, address.port), timeout=5) as one:
+            one.sendall(head.encode() + body)
+            wait_until(running, "the invocation runs", 20)
+
+    def try_invoke(self, name: str, event=None):
+        """The status of an invocation, or the name of the error of its connection; raises nothing."""
+        try:
+            path = f"/2015-03-31/functions/{name}/invocations"
+            return self.send("POST", path, json.dumps(event).encode()).status
+        except (OSError, http.client.HTTPException) as error:
+            return type(error).__name__
 
     def delete(self, name: str) -> None:
         """Deletes a function; one that is not there is no error."""

@@ -26,8 +26,8 @@ def _folders(home: str | None) -> list:
 
 
 @lru_cache(maxsize=2)
-def present(system_only: bool = False) -> tuple:
-    """The runtimes this machine has, as the API spells them; `system_only`: without those below /root."""
+def present(system_only: bool = os.geteuid() != 0) -> tuple:
+    """The runtimes this machine has, as the API spells them; `system_only`: without those below /root and at home."""
     home = None if system_only else os.path.expanduser("~")
     found = set()
     for folder in _folders(home):
@@ -67,3 +67,7 @@ def missing() -> str | None:
     """A runtime that the API knows, Tidegate can run, and this machine lacks."""
     known = [f"python3.{minor}" for minor in SUPPORTED_PYTHON] + [f"nodejs{major}.x" for major in SUPPORTED_NODE]
     return next((name for name in reversed(known) if name not in present()), None)
+
+
+# What functions are made with that need no special runtime; whatever the server's mode, it can reach it.
+PYTHON = python_for("user" if os.geteuid() != 0 else "root")

@@ -19,6 +19,8 @@ from .polling import wait_until
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 UNPRIVILEGED_UID = 65534
+# How a server runs that nobody said more about: as root if the tests do.
+OWN_MODE = "root" if os.geteuid() == 0 else "user"
 READY_SECONDS = 20
 STOP_SECONDS = 45
 
@@ -26,6 +28,16 @@ STOP_SECONDS = 45
 def binary() -> str:
     """The program under test."""
     return os.environ.get("TIDEGATE_BIN") or str(ROOT / "target" / "debug" / "tidegate")
+
+
+def is_release() -> bool:
+    """Is the program under test an optimised one? Cargo's folder tells; a copy elsewhere counts as debug."""
+    return "release" in Path(binary()).resolve().parts
+
+
+def tied_to_us() -> list:
+    """What stands before a command so that it ends with us, where the machine has the means."""
+    return ["setpriv", "--pdeathsig", "KILL"] if shutil.which("setpriv") else []
 
 
 def clean_environment(home: str | None = None) -> dict:
@@ -50,6 +62,8 @@ def toml_text(table: dict, path: str = "") -> str:
             return "true" if v else "false"
         if isinstance(v, str):
             return '"' + v.replace("\\", "\\\\").replace('"', '\\"') + '"'
+        if isinstance(v, dict):
+            return "{ " + ", ".join(f'"{key}" = {value(inner)}' for key, inner in v.items()) + " }"
         if isinstance(v, list):
             return "[" + ", ".join(value(item) for item in v) + "]"
         return str(v)
@@ -64,18 +78,29 @@ def toml_text(table: dict, path: str = "") -> str:
 
 
 class Server:
-    """A server and its data folder. `mode` is "root" or "user"."""
+    """A server and its data folder. `mode` is "root" or "user"; root may start both, an ordinary user the latter.
+
+    `open_files` is the soft limit that it is started with.
+    """
 
     live: list = []
 
-    def __init__(self, mode: str = "root", config: dict | None = None, flags: tuple = (), data_dir: str | None = None):
+    def __init__(
+        self,
+        mode: str = OWN_MODE,
+        config: dict | None = None,
+        flags: tuple = (),
+        data_dir: str | None = None,
+        open_files: int | None = None,
+    ):
         self.mode = mode
+        self.open_files = open_files
         self.flags = list(flags)
         self.scratch = tempfile.mkdtemp(prefix="tidegate-test-")
         os.chmod(self.scratch, 0o755)
         self.data_dir = data_dir or os.path.join(self.scratch, "data")
         self.program = binary()
-        if mode == "user":
+        if mode == "user" and os.geteuid() == 0:
             self._hand_over()
         if config is not None:
             path = os.path.join(self.scratch, "tidegate.toml")
@@ -97,20 +122,12 @@ class Server:
 
     def prefix(self) -> list:
         """What stands before a command so that it runs as the server's user and ends with us."""
-        if self.mode == "user":
+        limit = ["sh", "-c", 'ulimit -S -n "$0" && exec "$@"', str(self.open_files)] if self.open_files else []
+        if self.mode == "user" and os.geteuid() == 0:
             uid = str(UNPRIVILEGED_UID)
-            return [
-                "setpriv",
-                "--reuid",
-                uid,
-                "--regid",
-                uid,
-                "--clear-groups",
-                "--inh-caps=-all",
-                "--pdeathsig",
-                "KILL",
-            ]
-        return ["setpriv", "--pdeathsig", "KILL"]
+            other = ["--reuid", uid, "--regid", uid, "--clear-groups", "--inh-caps=-all"]
+            return [*limit, "setpriv", *other, "--pdeathsig", "KILL"]
+        return [*limit, *tied_to_us()]
 
     def command(self) -> list:
         """The full command line of `serve`."""
@@ -214,6 +231,16 @@ class Server:
         except OSError:
             return ""
         return "\n".join(text.splitlines()[-lines:])
+
+    def log_bytes(self) -> int:
+        """How much that is by now; a place to read on from."""
+        return os.path.getsize(self.log_path)
+
+    def log_since(self, offset: int) -> str:
+        """What it has written to its own stderr behind an earlier `log_bytes`."""
+        with open(self.log_path, "rb") as file:
+            file.seek(offset)
+            return file.read().decode(errors="replace")
 
     def terminate(self) -> None:
         """SIGTERM, without waiting."""

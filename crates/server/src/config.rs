@@ -204,7 +204,7 @@ fn credentials(tables: Vec<Section<'_>>, top: &Section<'_>) -> Vec<Key> {
     for mut one in tables {
         let id = one.required("access_key_id", "16 to 128 letters, digits and _", access_key_id);
         let secret = one.required("secret_access_key", "a text of 1 to 1024 characters", opaque);
-        let session_token = one.text("session_token", "a text of 1 to 4096 characters", token);
+        let session_token = one.text("session_token", "1 to 4096 printable characters without spaces", token);
         let expires_at_s = one.number("expires_at_s", 0, i64::MAX as u64);
         if id.as_ref().is_some_and(|id| keys.iter().any(|key| key.access_key_id == *id)) {
             one.problem_at("access_key_id", "is there twice");
@@ -434,7 +434,7 @@ mod tests {
             expect![[r#"
                 credentials[0].access_key_id: must be 16 to 128 letters, digits and _
                 credentials[0].secret_access_key: must be a text of 1 to 1024 characters
-                credentials[0].session_token: must be a text of 1 to 4096 characters
+                credentials[0].session_token: must be 1 to 4096 printable characters without spaces
                 credentials[1].secret_access_key: is missing; must be a text of 1 to 1024 characters
                 credentials[1].secret_key: unknown key; known here are: access_key_id, expires_at_s, secret_access_key, session_token
                 credentials[3].access_key_id: is there twice"#]],

@@ -57,6 +57,8 @@ pub struct Session {
     phase: watch::Sender<Phase>,
     response_bytes_max: u64,
     large_bodies: Arc<Semaphore>,
+    /// One large body at a time of this guest, so that a few guests cannot hold all turns of the others.
+    large_body: Semaphore,
 }
 
 /// The right to read large bodies, shared by all instances.
@@ -94,7 +96,8 @@ impl Session {
     /// A guest in its Init.
     pub fn new(response_bytes_max: u64, large_bodies: Arc<Semaphore>) -> Arc<Session> {
         let phase = watch::Sender::new(Phase::Init);
-        Arc::new(Session { inner: Mutex::default(), phase, response_bytes_max, large_bodies })
+        let large_body = Semaphore::new(1);
+        Arc::new(Session { inner: Mutex::default(), phase, response_bytes_max, large_bodies, large_body })
     }
 
     /// Serves the guest, until the result is dropped.
@@ -307,7 +310,8 @@ impl Session {
     async fn read(&self, body: Incoming, bytes_max: u64) -> Read {
         let large = body.size_hint().upper().is_none_or(|bytes| bytes > SMALL_BODY_BYTES);
         let reading = async {
-            // The semaphore is never closed.
+            // Neither semaphore is ever closed.
+            let _turn = if large { self.large_body.acquire().await.ok() } else { None };
             let _right = if large { self.large_bodies.acquire().await.ok() } else { None };
             Limited::new(body, bytes_max as usize).collect().await
         };
