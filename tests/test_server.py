@@ -254,6 +254,7 @@ class TestCommands:
         (tmp_path / "event.json").write_text('{"from": "file"}')
         assert json.loads(tidegate("invoke", probe, "--payload-file", "event.json").stdout) == {"from": "file"}
         assert json.loads(tidegate("invoke", probe, "-", stdin='{"from": "stdin"}').stdout) == {"from": "stdin"}
+        assert json.loads(tidegate("invoke", probe, '{"from": "argument"}').stdout) == {"from": "argument"}
 
     def test_exit_codes(self, tidegate, make, server):
         name = make(Handler="probe.raising")

@@ -22,10 +22,10 @@ const INVOKE_MAX: Duration = Duration::from_secs(960);
 pub struct Invoke {
     /// The function's name or ARN
     name: String,
-    /// `-` reads the payload from standard input
-    #[arg(value_name = "-", value_parser = ["-"], conflicts_with_all = ["payload", "payload_file"])]
-    stdin: Option<String>,
-    /// The payload, JSON [default: {}]
+    /// The payload, JSON, or `-` to read it from standard input [default: {}]
+    #[arg(value_name = "PAYLOAD", conflicts_with_all = ["payload", "payload_file"])]
+    argument: Option<String>,
+    /// The payload, JSON
     #[arg(long, short, value_name = "JSON", conflicts_with = "payload_file")]
     payload: Option<String>,
     /// A file with the payload; `-` is standard input
@@ -71,8 +71,9 @@ pub fn run(args: &Invoke, client: &Client, screen: &Screen) -> Result<(), Error>
 fn payload(args: &Invoke) -> Result<Vec<u8>, Error> {
     let bytes_max = model::Limits::default().request_payload_bytes;
     let stdin = Path::new("-");
-    let (from, bytes) = match (&args.payload, &args.payload_file, &args.stdin) {
-        (Some(text), _, _) => ("--payload".to_owned(), text.clone().into_bytes()),
+    let text = args.payload.as_ref().or(args.argument.as_ref().filter(|text| *text != "-"));
+    let (from, bytes) = match (text, &args.payload_file, &args.argument) {
+        (Some(text), _, _) => ("the payload".to_owned(), text.clone().into_bytes()),
         (None, Some(path), _) if path != stdin => {
             let read = File::open(path).and_then(|file| read_bounded(file, bytes_max));
             let bytes = read.map_err(|source| Error::Read { path: path.clone(), source })?;
@@ -93,7 +94,7 @@ fn payload(args: &Invoke) -> Result<Vec<u8>, Error> {
         serde_json::from_slice::<serde::de::IgnoredAny>(&bytes).map_err(|error| {
             Error::usage(
                 format!("{from} is not JSON: {error}"),
-                "in a shell, put JSON between single quotes: --payload '{\"key\": \"value\"}'",
+                "in a shell, put JSON between single quotes: '{\"key\": \"value\"}'",
             )
         })?;
     }
