@@ -502,7 +502,7 @@ class TestBackground:
         name = api.create(hostile_package(), Handler="hostile.handler", Runtime=python_for(server.mode))
         argument = f"8{random.SystemRandom().randrange(10**8):08}"
         assert api.invoke(name, {"do": "daemonize", "argument": argument}).ok() == "left behind"
-        assert kernel.pids_with_argument(argument)
+        wait_until(lambda: kernel.pids_with_argument(argument), "the process left behind runs", 10)
         server.kill_tree()
         wait_until(lambda: not kernel.pids_with_argument(argument), "the process left behind is gone", 15)
 
