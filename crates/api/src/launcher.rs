@@ -224,6 +224,8 @@ pub enum Event {
 
 /// The stage of a `StartFailed` whose cause is that the package holds no program that can be executed.
 pub const STAGE_ENTRYPOINT: &str = "entrypoint";
+/// The stage of a `StartFailed` whose cause is that the launcher has as many instances as it may.
+pub const STAGE_FULL: &str = "full";
 
 /// The launcher's view of the machine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

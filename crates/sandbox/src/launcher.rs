@@ -12,7 +12,7 @@ use crate::scratch::Scratch;
 use crate::seccomp;
 use crate::sys::{self, Fork, Process, Signals};
 use crate::wire::{self, Buffer, Wait};
-use api::launcher::{Ability, Event, ExitStatus, GRACE_MS_MAX, Hello, Mode, Program, Request, Start};
+use api::launcher::{Ability, Event, ExitStatus, GRACE_MS_MAX, Hello, Mode, Program, Request, STAGE_FULL, Start};
 use rustix::event::{Timespec, epoll};
 use rustix::process::Signal;
 use std::collections::{HashMap, VecDeque};
@@ -455,7 +455,7 @@ impl Loop {
             return Err(refuse("the instance exists".into()));
         }
         if self.free.len() <= waiting.map_or(0, VecDeque::len) {
-            return Err(Failure { stage: "full", message: "the machine has no room for another instance".into() });
+            return Err(Failure { stage: STAGE_FULL, message: "the machine has no room for another instance".into() });
         }
         match &mut self.outside {
             Some(outside) if start.network == api::launcher::Network::Nat => outside.waiting.push_back((start, files)),
@@ -487,7 +487,7 @@ impl Loop {
     fn launch(&mut self, start: &Start, files: Files, namespace: Option<Namespace>) -> Result<(), Failure> {
         let index = namespace.as_ref().map(|namespace| namespace.index);
         let Some(slot) = self.free.pop() else {
-            return Err(Failure { stage: "full", message: "the machine has no room for another instance".into() });
+            return Err(Failure { stage: STAGE_FULL, message: "the machine has no room for another instance".into() });
         };
         let made = self.machine.spawn(slot, start, files, namespace);
         match made.and_then(|instance| self.watch_instance(slot, instance)) {

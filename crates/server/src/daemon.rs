@@ -3,6 +3,7 @@
 use crate::access_key::{self, AccessKey};
 use crate::log_writer;
 use crate::serve::Settings;
+use api::launcher::{Grade, Hello};
 use arc_swap::ArcSwap;
 use model::Snapshot;
 use model::function::{Generation, Target};
@@ -79,6 +80,7 @@ async fn serve(settings: Settings, listener: TcpListener, launcher: OwnedFd, dat
         logs,
     })?;
     let worker_ended = tokio::spawn(worker_service.run());
+    tokio::spawn(say_what_is_weak(worker.hello()));
 
     let snapshot = Arc::new(ArcSwap::from_pointee(Snapshot::default()));
     let (control_service, control) = control::Service::new(control_config(&settings, &store, &snapshot, &worker))?;
@@ -185,6 +187,16 @@ fn router(limits: &model::Limits, snapshot: Arc<ArcSwap<Snapshot>>, worker: work
         Box::pin(async move { worker.invoke(invocation, Box::new(permit)).await })
     });
     router::Handle::new(router::Config { snapshot, concurrent_executions: limits.concurrent_executions, worker })
+}
+
+/// Tells the operator once what this machine does not give to sandboxes.
+async fn say_what_is_weak(mut hello: watch::Receiver<Option<Hello>>) {
+    // Without a launcher there is nothing to say; the worker's end is reported elsewhere.
+    let Ok(Some(hello)) = hello.wait_for(Option::is_some).await.map(|hello| hello.clone()) else { return };
+    tracing::info!(mode = ?hello.mode, "sandboxes");
+    for ability in hello.abilities.iter().filter(|ability| ability.grade != Grade::Full) {
+        tracing::warn!(grade = ?ability.grade, remedy = %ability.remedy, "{}: {}", ability.name, ability.detail);
+    }
 }
 
 async fn stopped(mut stopping: watch::Receiver<bool>) {

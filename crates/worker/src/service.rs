@@ -332,18 +332,4 @@ impl Handle {
         let of_function = versions.values().filter(|v| v.spec.name() == name);
         of_function.map(|v| v.invoked_ms.load(Ordering::Relaxed)).max().filter(|at| *at > 0)
     }
-
-    /// Instances and waiters of all versions, summed.
-    pub fn counts(&self) -> pool::Counts {
-        let mut sum = pool::Counts::default();
-        for version in self.shared.versions.load().values() {
-            let counts = version.counts();
-            sum.starting += counts.starting;
-            sum.idle += counts.idle;
-            sum.busy += counts.busy;
-            sum.stopping += counts.stopping;
-            sum.waiting += counts.waiting;
-        }
-        sum
-    }
 }

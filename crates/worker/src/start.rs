@@ -11,7 +11,7 @@ use crate::runtime_api::{Served, Session};
 use crate::service::Shared;
 use crate::versions::Versioned;
 use api::channel::Kind;
-use api::launcher::{Network, Program, STAGE_ENTRYPOINT, Start};
+use api::launcher::{Network, Program, STAGE_ENTRYPOINT, STAGE_FULL, Start};
 use model::{RuntimeFamily, Spec};
 use scheduler::instance::{Event as Move, State};
 use scheduler::lifetimes::{AfterFailedInit, InitLimits, after_failed_init, init_limit_ms};
@@ -72,8 +72,6 @@ impl Failure {
     }
 }
 
-/// The launcher's stage for having no place left.
-const STAGE_FULL: &str = "full";
 /// How long the launcher may take to make a sandbox; far more than it ever needs.
 const LAUNCH_MAX: Duration = Duration::from_secs(20);
 /// Bytes that an answer may exceed the limit by before the channel counts as broken: the shim's own error is small.
