@@ -106,6 +106,7 @@ fn new(text: &str, runtime: &str) -> NewFunction {
         architecture: "x86_64".into(),
         package_type: "Zip".into(),
         network: Network::Nat,
+        instance_concurrency: 1,
         echoed: BTreeMap::new(),
     };
     let code = CodeSource::Zip(bytes::Bytes::from_static(ZIP_A));

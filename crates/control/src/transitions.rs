@@ -203,6 +203,7 @@ impl Shared {
             environment: config.environment.clone(),
             package: function.code.digest,
             network: config.network,
+            instance_concurrency: config.instance_concurrency,
             log_group: log_group(function),
         })
     }

@@ -45,6 +45,8 @@ pub struct ConfigChange {
     pub environment: Option<BTreeMap<String, String>>,
     /// What of the network an instance sees.
     pub network: Option<Network>,
+    /// Invocations that one instance runs at a time.
+    pub instance_concurrency: Option<u32>,
     /// Fields that are only stored and echoed: name to JSON text, or `None` to forget one.
     pub echoed: BTreeMap<String, Option<String>>,
     /// Only if the record still has this revision id.
@@ -67,6 +69,7 @@ impl ConfigChange {
         config.memory_mb = self.memory_mb.unwrap_or(config.memory_mb);
         config.ephemeral_mb = self.ephemeral_mb.unwrap_or(config.ephemeral_mb);
         config.network = self.network.unwrap_or(config.network);
+        config.instance_concurrency = self.instance_concurrency.unwrap_or(config.instance_concurrency);
         if let Some(environment) = self.environment {
             config.environment = environment;
         }

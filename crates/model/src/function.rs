@@ -60,8 +60,16 @@ pub struct Config {
     pub package_type: String,
     /// Tidegate's own setting: may the function reach the network?
     pub network: Network,
+    /// Tidegate's own setting: invocations that one instance runs at a time, 1 to 1,000.
+    #[serde(default = "one")]
+    pub instance_concurrency: u32,
     /// Fields that are stored and echoed but not honoured yet: name to JSON text.
     pub echoed: BTreeMap<String, String>,
+}
+
+/// What records that are older than the setting mean.
+fn one() -> u32 {
+    1
 }
 
 /// What of the network an instance sees.
@@ -142,6 +150,8 @@ pub struct Spec {
     pub package: Digest,
     /// What of the network an instance sees.
     pub network: Network,
+    /// Invocations that one instance runs at a time.
+    pub instance_concurrency: u32,
     /// `/aws/lambda/<name>` unless configured.
     pub log_group: String,
 }

@@ -205,6 +205,7 @@ mod tests {
             environment: BTreeMap::new(),
             package: Digest([0; 32]),
             network: Network::None,
+            instance_concurrency: 1,
             log_group: String::new(),
         };
         Arc::new(Snapshot { functions: [(name(), Target::Ready(Arc::new(spec)))].into() })

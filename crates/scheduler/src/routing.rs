@@ -60,6 +60,7 @@ mod tests {
             environment: BTreeMap::new(),
             package: Digest([0; 32]),
             network: model::function::Network::Nat,
+            instance_concurrency: 1,
             log_group: "/aws/lambda/f".into(),
         })
     }

@@ -93,6 +93,7 @@ mod tests {
             environment: environment.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect::<BTreeMap<_, _>>(),
             package: model::Digest([0; 32]),
             network: model::function::Network::Nat,
+            instance_concurrency: 1,
             log_group: "/aws/lambda/f".into(),
         }
     }

@@ -241,7 +241,7 @@ impl Shared {
             return None;
         }
         let config = pool::Config {
-            slots_per_instance: 1,
+            slots_per_instance: spec.instance_concurrency,
             waiting_max: self.limits.waiting_per_version,
             idle_ms: self.limits.idle_ms,
             instances_max: self.limits.instances as usize,

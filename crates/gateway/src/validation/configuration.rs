@@ -151,6 +151,7 @@ impl Sketch<'_> {
             ephemeral_mb: self.ephemeral_mb,
             environment,
             network: None,
+            instance_concurrency: None,
             echoed: self.echoed,
             revision_id: None,
         })
@@ -170,6 +171,7 @@ fn with_defaults(change: ConfigChange, architecture: Option<String>) -> Config {
         architecture: architecture.unwrap_or_else(|| ARCHITECTURES[0].to_owned()),
         package_type: "Zip".to_owned(),
         network: Network::default(),
+        instance_concurrency: 1,
         echoed: kept(change.echoed),
     }
 }

@@ -20,6 +20,7 @@ fn function(state: State, last_update: Option<LastUpdate>) -> Function {
         architecture: "x86_64".into(),
         package_type: "Zip".into(),
         network: Network::Nat,
+        instance_concurrency: 1,
         echoed: BTreeMap::new(),
     };
     Function {

@@ -28,6 +28,7 @@ fn function(text: &str, digest: Digest) -> Function {
         architecture: "x86_64".to_owned(),
         package_type: "Zip".to_owned(),
         network: Network::Nat,
+        instance_concurrency: 1,
         echoed: BTreeMap::new(),
     };
     Function {
