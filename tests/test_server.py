@@ -303,10 +303,12 @@ class TestCommands:
                 "COLOUR=blue",
                 "--network",
                 "none",
+                "--concurrency",
+                "8",
             )
             assert answer.returncode == 0, answer.stderr
             assert api.invoke(name, {}).ok() in (["blue", "192"], ["blue", 192])
-            assert api.settings(name)["network"] == "none"
+            assert api.settings(name) == {"network": "none", "concurrency": 8}
             assert api.client.get_function_configuration(FunctionName=name)["Timeout"] == 9
         finally:
             api.delete(name)

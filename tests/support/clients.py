@@ -256,6 +256,12 @@ class Api:
         assert raw.status == 200, raw
         return raw.json()
 
+    def refuse_settings(self, name: str, value: dict) -> Refusal:
+        """Writes settings that must be refused, and returns how they were."""
+        raw = self.send_json("PUT", f"/tidegate/v1/functions/{name}/settings", value)
+        assert raw.status >= 400, raw
+        return _refusal(raw)
+
     def logs(self, name: str, limit: int = 1000) -> list:
         """The newest lines of a function's log, as texts."""
         raw = self.send("GET", f"/tidegate/v1/functions/{name}/logs?limit={limit}")

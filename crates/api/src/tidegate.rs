@@ -10,6 +10,9 @@ pub struct Settings {
     /// What of the network an instance sees.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network: Option<Network>,
+    /// Invocations that one instance runs at a time, 1 to 1,000.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub concurrency: Option<u32>,
 }
 
 /// `GET /tidegate/v1/functions/{name}/logs?limit=&after=&wait_ms=`

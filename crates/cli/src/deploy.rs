@@ -63,6 +63,9 @@ pub struct Deploy {
     /// What of the network the function sees: nat or none
     #[arg(long, value_name = "NETWORK", value_parser = manifest::network)]
     network: Option<Network>,
+    /// Invocations that one instance runs at a time, 1 to 1,000
+    #[arg(long, value_name = "N")]
+    concurrency: Option<u32>,
     /// The role's ARN; stored and shown, nothing more
     #[arg(long, value_name = "ARN")]
     role: Option<String>,
@@ -128,6 +131,7 @@ fn read(args: &Deploy) -> Result<Manifest, Error> {
         memory_mb: args.memory,
         timeout_s: args.timeout,
         network: args.network,
+        concurrency: args.concurrency,
         environment,
         exclude: args.exclude.clone(),
     };
@@ -171,7 +175,7 @@ fn create(
     client.send(Call::new("CreateFunction", Method::POST, path).json(&request).time_max(UPLOAD_MAX))?;
     progress.step(format!("waiting for {name}"));
     let config = ready(client, name)?;
-    set_network(client, name, manifest)?;
+    set_settings(client, name, manifest)?;
     Ok(done(name, "created", Vec::new(), package, config))
 }
 
@@ -204,28 +208,24 @@ fn update(
         config = ready(client, name)?;
         changed.extend(fields);
     }
-    if set_network(client, name, manifest)? {
-        changed.push("network".to_owned());
-    }
+    changed.extend(set_settings(client, name, manifest)?);
     let action = if changed.is_empty() { "unchanged" } else { "updated" };
     Ok(done(name, action, changed, package, config))
 }
 
-/// Tells whether it had to be changed.
-fn set_network(client: &Client, name: &str, manifest: &Manifest) -> Result<bool, Error> {
-    let Some(network) = manifest.network else { return Ok(false) };
-    let wanted = match network {
-        Network::Nat => "nat",
-        Network::None => "none",
-    };
+/// Sets what is Tidegate's own and names what had to be changed.
+fn set_settings(client: &Client, name: &str, manifest: &Manifest) -> Result<Vec<String>, Error> {
     let path = format!("/tidegate/v1/functions/{}/settings", segment(name));
-    let settings = client.send(Call::new("settings", Method::GET, path.clone()))?.json()?;
-    if settings.get("network").and_then(Value::as_str) == Some(wanted) {
-        return Ok(false);
+    if plan::settings(manifest, &json!({})).1.is_empty() {
+        return Ok(Vec::new());
     }
-    client.send(Call::new("settings", Method::PUT, path).json(&json!({ "network": wanted })))?;
-    ready(client, name)?;
-    Ok(true)
+    let present = client.send(Call::new("settings", Method::GET, path.clone()))?.json()?;
+    let (request, changed) = plan::settings(manifest, &present);
+    if !changed.is_empty() {
+        client.send(Call::new("settings", Method::PUT, path).json(&request))?;
+        ready(client, name)?;
+    }
+    Ok(changed)
 }
 
 /// Waits until no change is under way; says nothing about how it ended.

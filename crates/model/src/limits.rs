@@ -77,6 +77,8 @@ pub struct Limits {
     /// Bytes of all bodies together that are being read and whose signatures are not yet checked, ours; beyond it
     /// further ones wait, and after `body_read_ms` are 503. Packages over 1 MiB are not counted: they take turns.
     pub unchecked_bodies_bytes: u64,
+    /// The most invocations that one instance may be configured to run at a time, ours; beyond it 400.
+    pub instance_concurrency_max: u32,
     /// Days without an invocation before a function becomes Inactive; 0 means never, ours (AWS does not say).
     pub inactive_after_days: u32,
 }
@@ -120,6 +122,7 @@ impl Default for Limits {
             idle_connection_ms: 75_000,
             body_read_ms: 60_000,
             unchecked_bodies_bytes: 536_870_912,
+            instance_concurrency_max: 1_000,
             inactive_after_days: 14,
         }
     }

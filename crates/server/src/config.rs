@@ -154,6 +154,7 @@ fn limits(mut section: Section<'_>, limits: &mut Limits) {
         idle_connection_ms: 1..=MAX,
         body_read_ms: 1..=MAX,
         unchecked_bodies_bytes: 1_048_576..=1 << 40,
+        instance_concurrency_max: 1..=1_000,
         inactive_after_days: 0..=36_500,
     }
     agree(&section, limits);

@@ -25,6 +25,8 @@ pub struct Manifest {
     pub timeout_s: Option<u32>,
     /// What of the network the function sees.
     pub network: Option<Network>,
+    /// Invocations that one instance runs at a time.
+    pub concurrency: Option<u32>,
     /// All environment variables.
     pub environment: Option<BTreeMap<String, String>>,
     /// What to leave out of the package.
@@ -54,12 +56,13 @@ impl Manifest {
             "memory_mb" => self.memory_mb = Some(number(key, value)?),
             "timeout_s" => self.timeout_s = Some(number(key, value)?),
             "network" => self.network = Some(text(key, value).and_then(|text| network(&text))?),
+            "concurrency" => self.concurrency = Some(number(key, value)?),
             "environment" => self.environment = Some(variables(value)?),
             "exclude" => self.exclude = patterns(value)?,
             _ => {
                 return Err(format!(
                     "`{key}` is not a key of {FILE_NAME}; the keys are name, runtime, handler, role, memory_mb, \
-                     timeout_s, network, environment and exclude"
+                     timeout_s, network, concurrency, environment and exclude"
                 ));
             }
         }
@@ -83,6 +86,7 @@ impl Manifest {
             memory_mb: self.memory_mb.or(base.memory_mb),
             timeout_s: self.timeout_s.or(base.timeout_s),
             network: self.network.or(base.network),
+            concurrency: self.concurrency.or(base.concurrency),
             environment,
             exclude: base.exclude.into_iter().chain(self.exclude).collect(),
         }
@@ -156,12 +160,12 @@ mod tests {
     fn a_full_file() {
         let manifest = Manifest::parse(
             "name = 'f'\nruntime = 'python3.12'\nhandler = 'a.b'\nmemory_mb = 256\ntimeout_s = 9\nnetwork = 'none'\n\
-             role = 'arn:x'\nexclude = ['*.md']\n[environment]\nA = '1'\n",
+             concurrency = 8\nrole = 'arn:x'\nexclude = ['*.md']\n[environment]\nA = '1'\n",
         )
         .unwrap();
         assert_eq!(manifest.name.as_deref(), Some("f"));
         assert_eq!((manifest.memory_mb, manifest.timeout_s), (Some(256), Some(9)));
-        assert_eq!(manifest.network, Some(Network::None));
+        assert_eq!((manifest.network, manifest.concurrency), (Some(Network::None), Some(8)));
         assert_eq!(manifest.environment.unwrap()["A"], "1");
         assert_eq!(manifest.exclude, ["*.md"]);
         assert_eq!(Manifest::parse("").unwrap(), Manifest::default());

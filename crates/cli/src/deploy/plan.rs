@@ -21,6 +21,19 @@ pub fn update(manifest: &Manifest, config: &Value) -> (Value, Vec<String>) {
     (Value::Object(request), fields)
 }
 
+/// The body of a change of Tidegate's own settings and the names in it: those that the manifest names and that differ
+/// from `present`.
+pub fn settings(manifest: &Manifest, present: &Value) -> (Value, Vec<String>) {
+    let mut request: Map<String, Value> =
+        [("network", manifest.network.map(|v| json!(v))), ("concurrency", manifest.concurrency.map(|v| json!(v)))]
+            .into_iter()
+            .filter_map(|(name, value)| Some((name.to_owned(), value?)))
+            .collect();
+    request.retain(|name, value| present.get(name) != Some(value));
+    let names = request.keys().cloned().collect();
+    (Value::Object(request), names)
+}
+
 /// Why the function cannot be invoked or its update was refused; `None` if all is well.
 pub fn failure(config: &Value) -> Option<String> {
     let text = |name: &str| config.get(name).and_then(Value::as_str);
@@ -94,6 +107,16 @@ mod tests {
         let none = Manifest { environment: Some([].into()), ..Manifest::default() };
         assert!(update(&none, &json!({})).1.is_empty());
         assert_eq!(update(&none, &json!({"Environment": {"Variables": {"A": "1"}}})).1, ["Environment"]);
+    }
+
+    #[test]
+    fn settings_name_only_what_differs() {
+        let manifest = Manifest { concurrency: Some(8), network: Some(model::function::Network::None), ..manifest() };
+        let check = |present: Value, want: Value| assert_eq!(settings(&manifest, &present).0, want, "{present}");
+        check(json!({}), json!({"network": "none", "concurrency": 8}));
+        check(json!({"network": "none", "concurrency": 1}), json!({"concurrency": 8}));
+        check(json!({"network": "none", "concurrency": 8}), json!({}));
+        assert!(settings(&Manifest::default(), &json!({})).1.is_empty());
     }
 
     #[test]
