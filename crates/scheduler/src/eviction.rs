@@ -13,8 +13,8 @@ pub struct Candidate {
     pub generation: Generation,
     /// The instance.
     pub instance: InstanceId,
-    /// Since when it is idle, milliseconds on any one clock.
-    pub idle_since_ms: u64,
+    /// Since when it is idle, microseconds on any one clock.
+    pub idle_since_us: u64,
     /// Memory promised to it.
     pub memory_mb: u32,
 }
@@ -57,7 +57,7 @@ pub fn choose(candidates: &[Candidate], shortage: Shortage) -> Option<Eviction> 
         (false, false) => return None,
     };
     let mut by_age = candidates.to_vec();
-    by_age.sort_by_key(|c| (c.idle_since_ms, c.generation, c.instance));
+    by_age.sort_by_key(|c| (c.idle_since_us, c.generation, c.instance));
     let (mut freed_mb, mut ended) = (0, 0);
     let enough = by_age.iter().position(|candidate| {
         freed_mb += u64::from(candidate.memory_mb);
@@ -85,8 +85,8 @@ pub fn choose(candidates: &[Candidate], shortage: Shortage) -> Option<Eviction> 
 mod tests {
     use super::*;
 
-    fn candidate(instance: InstanceId, idle_since_ms: u64, memory_mb: u32) -> Candidate {
-        Candidate { generation: Generation(instance % 2), instance, idle_since_ms, memory_mb }
+    fn candidate(instance: InstanceId, idle_since_us: u64, memory_mb: u32) -> Candidate {
+        Candidate { generation: Generation(instance % 2), instance, idle_since_us, memory_mb }
     }
 
     fn victims(candidates: &[Candidate], memory_mb: u64, instances: usize) -> Option<(Vec<InstanceId>, Reason)> {

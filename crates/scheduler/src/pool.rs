@@ -15,6 +15,15 @@
 //! a `Gone` in the end, also after `Stop`; a `Tick` at or after each `WakeAt`. Whatever else arrives (late, doubled,
 //! unknown) changes nothing. When a busy instance is `Gone`, the caller ends the invocations it had dispatched there.
 
+mod events;
+mod provision;
+mod shelf;
+
+pub use events::{Action, Cold, Dispatched, Event, Gone, Lane, Refusal, RefuseReason, StartReason, StopReason, Waited};
+pub use provision::{ProvisionedCounts, Trouble};
+
+use provision::Provision;
+use shelf::Shelf;
 use std::collections::{BTreeMap, VecDeque};
 
 /// Names an instance. Chosen by the caller, unique for the life of the process.
@@ -24,7 +33,7 @@ pub type InstanceId = u64;
 pub type WaiterId = u64;
 
 /// How long the pool waits before it asks again, after a start was refused while others could still serve.
-pub const START_RETRY_MS: u64 = 20;
+pub const START_RETRY_US: u64 = 20_000;
 
 /// The settings of one pool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,182 +47,6 @@ pub struct Config {
     pub idle_ms: u64,
     /// Most instances of this version that are starting or live; at the limit waiters wait for a free slot.
     pub instances_max: usize,
-}
-
-/// What happened.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Event {
-    /// An invocation wants a slot.
-    Arrive {
-        /// The invocation.
-        waiter: WaiterId,
-    },
-    /// Init has finished; all slots of the instance are free.
-    Ready {
-        /// The instance.
-        instance: InstanceId,
-    },
-    /// One slot is free again and the instance is fit for reuse.
-    Done {
-        /// The instance.
-        instance: InstanceId,
-    },
-    /// The caller has ordered the end of a live instance by itself: a timeout, a broken protocol. Nothing is dispatched
-    /// to it any more and a replacement may start; `Gone` follows when it has ended. Without this event an instance of
-    /// several slots would get more work until `Gone`.
-    Unfit {
-        /// The instance.
-        instance: InstanceId,
-    },
-    /// The instance has ended, in whatever state it was.
-    Gone {
-        /// The instance.
-        instance: InstanceId,
-        /// How it ended.
-        cause: Gone,
-    },
-    /// The waiter's client is gone, or it has waited too long. Nothing if it no longer waits.
-    Cancel {
-        /// The waiter.
-        waiter: WaiterId,
-    },
-    /// The worker could not even begin an ordered start.
-    StartRefused {
-        /// The instance that will not be.
-        instance: InstanceId,
-        /// What was short.
-        reason: Refusal,
-    },
-    /// Superseded or shutting down: who waits is still served, who arrives is refused, who is idle stops.
-    Drain,
-    /// Time has passed.
-    Tick,
-}
-
-/// How an instance ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Gone {
-    /// The sandbox could not be made.
-    StartFailed,
-    /// The function's Init failed or took too long.
-    InitFailed,
-    /// It ended by itself after Init.
-    Crashed,
-    /// It was stopped, by this pool's order or by somebody else.
-    Stopped,
-}
-
-/// What was short when a start was refused.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Refusal {
-    /// The machine's memory for instances is promised away.
-    Memory,
-    /// The machine's number of instances is used up.
-    Instances,
-}
-
-/// What the caller is to do, in the given order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Action {
-    /// Start an instance.
-    Start {
-        /// Its id, from `next_instance`.
-        instance: InstanceId,
-        /// Why now.
-        reason: StartReason,
-    },
-    /// Run the waiter's invocation on the instance; it holds one slot until `Done` or `Gone`.
-    Dispatch {
-        /// The waiter; the pool forgets it.
-        waiter: WaiterId,
-        /// The instance.
-        instance: InstanceId,
-        /// Whether the instance was used before.
-        cold: Cold,
-    },
-    /// Stop the instance; nothing runs on it.
-    Stop {
-        /// The instance.
-        instance: InstanceId,
-        /// Why.
-        reason: StopReason,
-    },
-    /// Throttle the waiter.
-    Refuse {
-        /// The waiter; the pool forgets it.
-        waiter: WaiterId,
-        /// Why.
-        reason: RefuseReason,
-    },
-    /// Give the waiter the error with which the instance's start or Init failed.
-    Fail {
-        /// The waiter; the pool forgets it.
-        waiter: WaiterId,
-        /// The instance that failed.
-        instance: InstanceId,
-    },
-    /// Send `Tick` at this time or soon after. Each stands, whatever follows; no more than two are ever outstanding.
-    WakeAt {
-        /// Milliseconds, on the clock of `now_ms`.
-        at_ms: u64,
-    },
-}
-
-/// Why an instance is started.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum StartReason {
-    /// The version has no instance.
-    FromZero,
-    /// No slot is free, and the starts under way do not cover all waiters.
-    AllBusy {
-        /// Instances past Init.
-        live: usize,
-        /// Instances before the end of Init.
-        starting: usize,
-    },
-    /// An instance ended or failed, and its waiters need another.
-    Replacement,
-    /// An earlier start was refused for lack of room; this asks again.
-    AfterRefusal,
-}
-
-/// Whether an invocation meets a used instance.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Cold {
-    /// The instance has run an invocation before.
-    Warm,
-    /// The first invocation of the instance; its Init is reported with it.
-    FirstUse {
-        /// Why the instance was started.
-        reason: StartReason,
-    },
-}
-
-/// Why an instance is stopped.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum StopReason {
-    /// Nobody used it.
-    Idle {
-        /// For so long.
-        idle_ms: u64,
-    },
-    /// The pool drains and the instance has nothing to do.
-    Drained,
-    /// The pool drains and nobody waits for this start any more.
-    Surplus,
-    /// Its room is needed elsewhere.
-    Evicted,
-}
-
-/// Why a waiter is refused.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RefuseReason {
-    /// As many as [`Config::waiting_max`] wait already.
-    QueueFull,
-    /// No instance could be started and none is there.
-    NoCapacity,
-    /// The pool drains.
-    Draining,
 }
 
 /// How many of each there are.
@@ -236,31 +69,45 @@ pub struct Counts {
 pub struct Pool {
     config: Config,
     instances: BTreeMap<InstanceId, Instance>,
-    /// Instances with all slots free and since when, longest idle first: the back is the most recently used.
-    idle: VecDeque<(InstanceId, u64)>,
-    /// Instances with some slots free, in no order; each knows its place here.
-    partly: Vec<InstanceId>,
-    waiting: VecDeque<WaiterId>,
+    /// Live instances with free slots that are kept by order.
+    provisioned: Shelf,
+    /// All others with free slots.
+    demand: Shelf,
+    provision: Provision,
+    waiting: VecDeque<Waiting>,
     starting: usize,
     live: usize,
     draining: bool,
-    now_ms: u64,
-    /// The announced `WakeAt` for the end of idleness whose time has not come yet.
-    idle_wake_at_ms: Option<u64>,
-    /// The same for a retry.
-    retry_wake_at_ms: Option<u64>,
+    now_us: u64,
+    /// For each [`Wake`], the announced `WakeAt` whose time has not come yet.
+    wakes_us: [Option<u64>; 3],
     /// Set while starts lag behind the waiters because one was refused: the next is ordered at this time.
-    retry_at_ms: Option<u64>,
+    retry_at_us: Option<u64>,
+}
+
+/// What a Tick is wanted for.
+#[derive(Debug, Clone, Copy)]
+enum Wake {
+    Retry,
+    Idle,
+    Provision,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Waiting {
+    waiter: WaiterId,
+    arrived_us: u64,
 }
 
 #[derive(Debug)]
 struct Instance {
     phase: Phase,
+    role: Role,
     /// Slots taken; only live instances have any.
     busy: u32,
     /// Why it was started; taken by the first dispatch.
     first_use: Option<StartReason>,
-    /// Index in `Pool::partly` while some slots are taken and some are free.
+    /// Index in its shelf's `partly` while some slots are taken and some are free.
     partly_at: usize,
 }
 
@@ -271,35 +118,42 @@ enum Phase {
     Stopping,
 }
 
+/// What an instance is kept for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Role {
+    Demand,
+    Provisioned,
+}
+
 impl Pool {
     /// An empty pool.
     pub fn new(config: Config) -> Pool {
         Pool {
             config: Config { slots_per_instance: config.slots_per_instance.max(1), ..config },
             instances: BTreeMap::new(),
-            idle: VecDeque::new(),
-            partly: Vec::new(),
+            provisioned: Shelf::default(),
+            demand: Shelf::default(),
+            provision: Provision::default(),
             waiting: VecDeque::new(),
             starting: 0,
             live: 0,
             draining: false,
-            now_ms: 0,
-            idle_wake_at_ms: None,
-            retry_wake_at_ms: None,
-            retry_at_ms: None,
+            now_us: 0,
+            wakes_us: [None; 3],
+            retry_at_us: None,
         }
     }
 
-    /// Takes one event and appends what is to be done. `now_ms` is on any clock of milliseconds; a step back counts as
+    /// Takes one event and appends what is to be done. `now_us` is on any clock of microseconds; a step back counts as
     /// no time passed. `next_instance` is asked for an id at each `Start`.
     pub fn step(
         &mut self,
-        now_ms: u64,
+        now_us: u64,
         next_instance: &mut dyn FnMut() -> InstanceId,
         event: Event,
         actions: &mut Vec<Action>,
     ) {
-        self.now_ms = self.now_ms.max(now_ms);
+        self.now_us = self.now_us.max(now_us);
         let start_reason = match event {
             Event::Arrive { waiter } => self.arrive(waiter, actions),
             Event::Ready { instance } => self.ready(instance, actions),
@@ -307,8 +161,14 @@ impl Pool {
             Event::Unfit { instance } => self.unfit(instance),
             Event::Gone { instance, cause } => self.gone(instance, cause, actions),
             Event::Cancel { waiter } => self.cancel(waiter),
-            Event::StartRefused { instance, reason: Refusal::Memory | Refusal::Instances } => {
-                self.start_refused(instance, actions)
+            Event::StartRefused { instance, reason } => self.start_refused(instance, reason, actions),
+            Event::Provision { target } => {
+                self.provision(target);
+                None
+            }
+            Event::WarmUp { count } => {
+                self.warm_up(count, next_instance, actions);
+                None
             }
             Event::Drain => self.drain(actions),
             Event::Tick => self.tick(actions),
@@ -316,25 +176,28 @@ impl Pool {
         if let Some(reason) = start_reason {
             self.start_if_short(reason, next_instance, actions);
         }
+        self.start_provisioned(next_instance, actions);
         if self.draining {
             self.stop_surplus(actions);
         }
         self.announce_wake(actions);
     }
 
-    /// Stops an idle instance because its room is needed elsewhere; `false`, and nothing, if it is not idle.
-    pub fn evict(&mut self, now_ms: u64, instance: InstanceId, actions: &mut Vec<Action>) -> bool {
-        self.now_ms = self.now_ms.max(now_ms);
-        let was_idle = self.leave_idle(instance);
+    /// Stops an idle instance because its room is needed elsewhere; `false`, and nothing, if it is not idle or is kept
+    /// by order.
+    pub fn evict(&mut self, now_us: u64, instance: InstanceId, actions: &mut Vec<Action>) -> bool {
+        self.now_us = self.now_us.max(now_us);
+        let was_idle = self.demand.leave_idle(instance);
         if was_idle {
             self.stop_live(instance, StopReason::Evicted, actions);
         }
         was_idle
     }
 
-    /// The idle instances and since when (`now_ms` of their last `Ready` or `Done`), longest idle first.
+    /// The idle instances that may be evicted and since when (`now_us` of their last `Ready` or `Done`), longest idle
+    /// first.
     pub fn idle(&self) -> Vec<(InstanceId, u64)> {
-        self.idle.iter().copied().collect()
+        self.demand.idle.iter().copied().collect()
     }
 
     /// No instance in any phase, no waiter: the pool may be dropped.
@@ -344,10 +207,11 @@ impl Pool {
 
     /// How many of each there are.
     pub fn counts(&self) -> Counts {
+        let idle = self.demand.idle.len() + self.provisioned.idle.len();
         Counts {
             starting: self.starting,
-            idle: self.idle.len(),
-            busy: self.live - self.idle.len(),
+            idle,
+            busy: self.live - idle,
             stopping: self.instances.len() - self.starting - self.live,
             waiting: self.waiting.len(),
         }
@@ -361,8 +225,8 @@ impl Pool {
             actions.push(Action::Refuse { waiter, reason: RefuseReason::Draining });
             return None;
         }
-        if let Some(instance) = self.free_instance() {
-            self.dispatch(waiter, instance, actions);
+        if let Some(instance) = self.provisioned.first().or_else(|| self.demand.first()) {
+            self.dispatch(waiter, instance, Waited::Not, actions);
             return None;
         }
         if self.waiting.len() >= self.config.waiting_max {
@@ -373,7 +237,7 @@ impl Pool {
             actions.push(Action::Refuse { waiter, reason: RefuseReason::NoCapacity });
             return None;
         }
-        self.waiting.push_back(waiter);
+        self.waiting.push_back(Waiting { waiter, arrived_us: self.now_us });
         Some(match self.starting + self.live {
             0 => StartReason::FromZero,
             _ => StartReason::AllBusy { live: self.live, starting: self.starting },
@@ -383,15 +247,26 @@ impl Pool {
     fn ready(&mut self, id: InstanceId, actions: &mut Vec<Action>) -> Option<StartReason> {
         let instance = self.instances.get_mut(&id).filter(|i| i.phase == Phase::Starting)?;
         instance.phase = Phase::Live;
+        let role = instance.role;
         self.starting -= 1;
         self.live += 1;
-        self.idle.push_back((id, self.now_ms));
+        if role == Role::Provisioned {
+            self.provision.counts.starting -= 1;
+            self.provision.counts.ready += 1;
+            self.provision.succeeded();
+        }
+        let (live, now_us) = (self.live, self.now_us);
+        let shelf = self.shelf(role);
+        shelf.idle.push_back((id, now_us));
         // Room for all of them in both lists, so that no later Arrive or Done allocates.
-        self.idle.reserve(self.live - self.idle.len());
-        self.partly.reserve(self.live - self.partly.len());
+        shelf.idle.reserve(live.saturating_sub(shelf.idle.len()));
+        shelf.partly.reserve(live.saturating_sub(shelf.partly.len()));
         for _ in 0..self.config.slots_per_instance {
             match self.waiting.pop_front() {
-                Some(waiter) => self.dispatch(waiter, id, actions),
+                Some(Waiting { waiter, arrived_us }) => {
+                    let waited = Waited::ForStart { us: self.now_us - arrived_us };
+                    self.dispatch(waiter, id, waited, actions);
+                }
                 None => break,
             }
         }
@@ -401,24 +276,32 @@ impl Pool {
 
     fn done(&mut self, id: InstanceId, actions: &mut Vec<Action>) -> Option<StartReason> {
         let slots = self.config.slots_per_instance;
+        let lane = self.lane_of(id)?;
         let instance = self.instances.get_mut(&id).filter(|i| i.phase == Phase::Live && i.busy > 0)?;
-        if let Some(waiter) = self.waiting.pop_front() {
+        if let Some(Waiting { waiter, arrived_us }) = self.waiting.pop_front() {
             // The slot goes from hand to hand; a waiter means that no other slot is free.
             let cold = instance.first_use.take().map_or(Cold::Warm, |reason| Cold::FirstUse { reason });
-            actions.push(Action::Dispatch { waiter, instance: id, cold });
+            let waited = Waited::ForSlot { us: self.now_us - arrived_us };
+            actions.push(Action::Dispatch { waiter, instance: id, why: Dispatched { cold, waited, lane } });
             return None;
         }
         let was_full = instance.busy == slots;
         instance.busy -= 1;
-        if instance.busy == 0 {
+        let (busy, role) = (instance.busy, instance.role);
+        let now_us = self.now_us;
+        let (shelf, instances) = match role {
+            Role::Demand => (&mut self.demand, &mut self.instances),
+            Role::Provisioned => (&mut self.provisioned, &mut self.instances),
+        };
+        if busy == 0 {
             if !was_full {
-                self.leave_partly(id);
+                shelf.leave_partly(id, instances);
             }
-            self.idle.push_back((id, self.now_ms));
+            shelf.idle.push_back((id, now_us));
+            self.provision.counts.in_use -= u32::from(role == Role::Provisioned);
             self.stop_if_drained(id, actions);
         } else if was_full {
-            instance.partly_at = self.partly.len();
-            self.partly.push(id);
+            shelf.join_partly(id, instances);
         }
         None
     }
@@ -432,28 +315,40 @@ impl Pool {
     }
 
     fn gone(&mut self, id: InstanceId, cause: Gone, actions: &mut Vec<Action>) -> Option<StartReason> {
-        match self.instances.get(&id)?.phase {
+        let instance = self.instances.get(&id)?;
+        let (phase, role, unused) = (instance.phase, instance.role, instance.first_use.is_some());
+        match phase {
             Phase::Starting => {
                 self.starting -= 1;
+                self.provision.counts.starting -= u32::from(role == Role::Provisioned);
                 self.fail_oldest_if_short(id, cause, actions);
             }
             Phase::Live => self.leave_live(id),
             Phase::Stopping => {}
         }
+        match cause {
+            // An instance that ends before its first use would be replaced again and again.
+            Gone::StartFailed | Gone::InitFailed | Gone::Crashed if role == Role::Provisioned && unused => {
+                self.provision.failed(self.now_us, Trouble::Failed(cause));
+            }
+            Gone::StartFailed | Gone::InitFailed | Gone::Crashed | Gone::Stopped => {}
+        }
         self.instances.remove(&id);
         // Whatever ended has made room, so a refusal before it no longer counts.
-        self.retry_at_ms = None;
+        self.retry_at_us = None;
         Some(StartReason::Replacement)
     }
 
     fn cancel(&mut self, waiter: WaiterId) -> Option<StartReason> {
-        let at = self.waiting.iter().position(|w| *w == waiter)?;
+        let at = self.waiting.iter().position(|w| w.waiter == waiter)?;
         self.waiting.remove(at);
         None
     }
 
-    fn start_refused(&mut self, id: InstanceId, actions: &mut Vec<Action>) -> Option<StartReason> {
-        match self.instances.get(&id)?.phase {
+    fn start_refused(&mut self, id: InstanceId, why: Refusal, actions: &mut Vec<Action>) -> Option<StartReason> {
+        let instance = self.instances.get(&id)?;
+        let (phase, role) = (instance.phase, instance.role);
+        match phase {
             Phase::Live => return None,
             // The refusal crossed our order to stop; no Gone will follow.
             Phase::Stopping => {
@@ -464,59 +359,92 @@ impl Pool {
         }
         self.instances.remove(&id);
         self.starting -= 1;
+        if role == Role::Provisioned {
+            self.provision.counts.starting -= 1;
+            self.provision.failed(self.now_us, Trouble::Refused(why));
+        }
         if self.starting + self.live == 0 {
             let reason = RefuseReason::NoCapacity;
-            actions.extend(self.waiting.drain(..).map(|waiter| Action::Refuse { waiter, reason }));
+            actions.extend(self.waiting.drain(..).map(|w| Action::Refuse { waiter: w.waiter, reason }));
         } else {
-            self.retry_at_ms = Some(self.now_ms.saturating_add(START_RETRY_MS));
+            self.retry_at_us = Some(self.now_us.saturating_add(START_RETRY_US));
         }
         None
     }
 
     fn drain(&mut self, actions: &mut Vec<Action>) -> Option<StartReason> {
+        self.provision(0);
         self.draining = true;
-        while let Some((id, _)) = self.idle.pop_front() {
+        while let Some((id, _)) = self.demand.idle.pop_front() {
             self.stop_live(id, StopReason::Drained, actions);
         }
         None
     }
 
     fn tick(&mut self, actions: &mut Vec<Action>) -> Option<StartReason> {
-        self.idle_wake_at_ms.take_if(|at| *at <= self.now_ms);
-        self.retry_wake_at_ms.take_if(|at| *at <= self.now_ms);
-        while let Some(&(id, since_ms)) = self.idle.front() {
-            let idle_ms = self.now_ms.saturating_sub(since_ms);
-            if idle_ms < self.config.idle_ms {
+        for wake_us in &mut self.wakes_us {
+            wake_us.take_if(|at| *at <= self.now_us);
+        }
+        while let Some(&(id, since_us)) = self.demand.idle.front() {
+            let idle_us = self.now_us.saturating_sub(since_us);
+            if idle_us < self.idle_max_us() {
                 break;
             }
-            self.idle.pop_front();
-            self.stop_live(id, StopReason::Idle { idle_ms }, actions);
+            self.demand.idle.pop_front();
+            self.stop_live(id, StopReason::Idle { idle_ms: idle_us / 1_000 }, actions);
         }
         Some(StartReason::AfterRefusal)
+    }
+
+    fn warm_up(&mut self, count: u32, next_instance: &mut dyn FnMut() -> InstanceId, actions: &mut Vec<Action>) {
+        let wanted = (count as usize).min(self.config.instances_max);
+        while !self.draining && self.starting + self.live < wanted {
+            self.start(Role::Demand, StartReason::WarmUp, next_instance, actions);
+        }
     }
 }
 
 /// The parts that the events share.
 impl Pool {
-    /// The live instance that gets the next invocation: one that is busy already, else the most recently used.
-    fn free_instance(&self) -> Option<InstanceId> {
-        self.partly.last().copied().or_else(|| self.idle.back().map(|(id, _)| *id))
+    fn shelf(&mut self, role: Role) -> &mut Shelf {
+        match role {
+            Role::Demand => &mut self.demand,
+            Role::Provisioned => &mut self.provisioned,
+        }
     }
 
-    /// Takes a slot of a live instance that has one free; it is the last of `partly` or of `idle`.
-    fn dispatch(&mut self, waiter: WaiterId, id: InstanceId, actions: &mut Vec<Action>) {
+    fn lane_of(&self, id: InstanceId) -> Option<Lane> {
+        Some(match self.instances.get(&id)?.role {
+            Role::Provisioned => Lane::Provisioned,
+            Role::Demand if self.provision.counts.target > 0 => Lane::SpillOver,
+            Role::Demand => Lane::OnDemand,
+        })
+    }
+
+    fn idle_max_us(&self) -> u64 {
+        self.config.idle_ms.saturating_mul(1_000)
+    }
+
+    /// Takes a slot of a live instance that has one free; it is the last of its shelf's `partly` or `idle`.
+    fn dispatch(&mut self, waiter: WaiterId, id: InstanceId, waited: Waited, actions: &mut Vec<Action>) {
+        let Some(lane) = self.lane_of(id) else { return };
         let Some(instance) = self.instances.get_mut(&id) else { return };
+        let shelf = match instance.role {
+            Role::Demand => &mut self.demand,
+            Role::Provisioned => &mut self.provisioned,
+        };
         if instance.busy == 0 {
-            self.idle.pop_back();
-            instance.partly_at = self.partly.len();
-            self.partly.push(id);
+            shelf.idle.pop_back();
+            instance.partly_at = shelf.partly.len();
+            shelf.partly.push(id);
+            self.provision.counts.in_use += u32::from(instance.role == Role::Provisioned);
         }
         instance.busy += 1;
         if instance.busy == self.config.slots_per_instance {
-            self.partly.pop();
+            shelf.partly.pop();
         }
         let cold = instance.first_use.take().map_or(Cold::Warm, |reason| Cold::FirstUse { reason });
-        actions.push(Action::Dispatch { waiter, instance: id, cold });
+        actions.push(Action::Dispatch { waiter, instance: id, why: Dispatched { cold, waited, lane } });
     }
 
     /// Waiters beyond what the starts under way will serve.
@@ -535,18 +463,43 @@ impl Pool {
         next_instance: &mut dyn FnMut() -> InstanceId,
         actions: &mut Vec<Action>,
     ) {
-        let must_wait = self.retry_at_ms.is_some_and(|at| self.now_ms < at);
+        let must_wait = self.retry_at_us.is_some_and(|at| self.now_us < at);
         // With nobody present the start is ordered even so: else nothing would ever serve the waiters.
         if !self.wants_start() || (must_wait && self.starting + self.live > 0) {
             return;
         }
+        self.start(Role::Demand, reason, next_instance, actions);
+        // Earlier refusals may have left more than one start to make up for; the next one follows in a while.
+        self.retry_at_us = self.wants_start().then(|| self.now_us.saturating_add(START_RETRY_US));
+    }
+
+    fn start_provisioned(&mut self, next_instance: &mut dyn FnMut() -> InstanceId, actions: &mut Vec<Action>) {
+        if self.provision.counts.target == 0 {
+            return;
+        }
+        self.provision.retry_at_us.take_if(|at| *at <= self.now_us);
+        let missing = self.provision.missing();
+        for _ in 0..missing {
+            if self.starting + self.live >= self.config.instances_max {
+                break;
+            }
+            self.start(Role::Provisioned, StartReason::Provisioned, next_instance, actions);
+            self.provision.counts.starting += 1;
+        }
+    }
+
+    fn start(
+        &mut self,
+        role: Role,
+        reason: StartReason,
+        next_instance: &mut dyn FnMut() -> InstanceId,
+        actions: &mut Vec<Action>,
+    ) {
         let id = next_instance();
-        let fresh = Instance { phase: Phase::Starting, busy: 0, first_use: Some(reason), partly_at: 0 };
+        let fresh = Instance { phase: Phase::Starting, role, busy: 0, first_use: Some(reason), partly_at: 0 };
         self.instances.insert(id, fresh);
         self.starting += 1;
         actions.push(Action::Start { instance: id, reason });
-        // Earlier refusals may have left more than one start to make up for; the next one follows in a while.
-        self.retry_at_ms = self.wants_start().then(|| self.now_ms.saturating_add(START_RETRY_MS));
     }
 
     /// A start that failed by itself is somebody's error: the oldest waiter's, unless other starts cover everybody.
@@ -556,7 +509,7 @@ impl Pool {
             Gone::Stopped => return,
         }
         if self.uncovered() > 0
-            && let Some(waiter) = self.waiting.pop_front()
+            && let Some(Waiting { waiter, .. }) = self.waiting.pop_front()
         {
             actions.push(Action::Fail { waiter, instance });
         }
@@ -572,8 +525,8 @@ impl Pool {
 
     /// The instance, live, has perhaps just become idle, at the back of `idle`; a draining pool has no use for it.
     fn stop_if_drained(&mut self, id: InstanceId, actions: &mut Vec<Action>) {
-        if self.draining && self.idle.back().is_some_and(|(last, _)| *last == id) {
-            self.idle.pop_back();
+        if self.draining && self.demand.idle.back().is_some_and(|(last, _)| *last == id) {
+            self.demand.idle.pop_back();
             self.stop_live(id, StopReason::Drained, actions);
         }
     }
@@ -595,38 +548,33 @@ impl Pool {
 
     /// Takes a live instance out of every list and count of live ones; the caller gives it another phase.
     fn leave_live(&mut self, id: InstanceId) {
-        self.leave_partly(id);
-        self.leave_idle(id);
-        self.live -= 1;
-    }
-
-    fn leave_idle(&mut self, id: InstanceId) -> bool {
-        let at = self.idle.iter().position(|(idle, _)| *idle == id);
-        at.is_some_and(|at| self.idle.remove(at).is_some())
-    }
-
-    fn leave_partly(&mut self, id: InstanceId) {
-        let Some(at) = self.instances.get(&id).map(|i| i.partly_at).filter(|at| self.partly.get(*at) == Some(&id))
-        else {
-            return;
+        let Some(instance) = self.instances.get(&id) else { return };
+        let (role, busy) = (instance.role, instance.busy);
+        let (shelf, instances) = match role {
+            Role::Demand => (&mut self.demand, &mut self.instances),
+            Role::Provisioned => (&mut self.provisioned, &mut self.instances),
         };
-        self.partly.swap_remove(at);
-        if let Some(moved) = self.partly.get(at).and_then(|moved| self.instances.get_mut(moved)) {
-            moved.partly_at = at;
+        shelf.leave_partly(id, instances);
+        shelf.leave_idle(id);
+        self.live -= 1;
+        if role == Role::Provisioned {
+            self.provision.counts.ready -= 1;
+            self.provision.counts.in_use -= u32::from(busy > 0);
         }
     }
 
     /// Announces the next time at which something happens by itself, unless a Tick that is no later is on its way. Idle
     /// deadlines only ever move on, so one announcement serves until its time, and the same goes for retries.
     fn announce_wake(&mut self, actions: &mut Vec<Action>) {
-        let idle_at_ms = self.idle.front().map(|(_, since_ms)| since_ms.saturating_add(self.config.idle_ms));
-        let retry_at_ms = self.retry_at_ms.filter(|_| self.wants_start());
-        for (at_ms, announced_ms) in
-            [(retry_at_ms, &mut self.retry_wake_at_ms), (idle_at_ms, &mut self.idle_wake_at_ms)]
+        let idle_at_us = self.demand.idle.front().map(|(_, since_us)| since_us.saturating_add(self.idle_max_us()));
+        let retry_at_us = self.retry_at_us.filter(|_| self.wants_start());
+        for (wake, at_us) in
+            [(Wake::Retry, retry_at_us), (Wake::Idle, idle_at_us), (Wake::Provision, self.provision.retry_at_us)]
         {
-            if let (Some(at_ms), None) = (at_ms, *announced_ms) {
-                *announced_ms = Some(at_ms);
-                actions.push(Action::WakeAt { at_ms });
+            let announced_us = &mut self.wakes_us[wake as usize];
+            if let (Some(at_us), None) = (at_us, *announced_us) {
+                *announced_us = Some(at_us);
+                actions.push(Action::WakeAt { at_us });
             }
         }
     }

@@ -23,6 +23,8 @@
 //! at 50 break-start f x2                  the next 2 sandboxes of f cannot be made
 //! at 50 break-init f x2                   the next 2 Inits of f fail
 //! at 50 cancel f                          the client of the longest waiting invocation of f goes away
+//! at 50 provision f 5                     5 instances of f's generation are kept initialised; 0 ends it
+//! at 50 warm f 5                          instances of f are started until 5 are there
 //! at 60 update f                          f gets a new generation; the earlier one drains
 //! at 90 drain                             everything drains, as at shutdown
 //!

@@ -84,13 +84,15 @@ fn describe(text: &mut String, chance: &mut Chance, name: &str, reserved: &str) 
 fn trouble(text: &mut String, chance: &mut Chance, names: &[String]) {
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     let (name, at_ms) = (chance.one_of(&names), chance.between(0, 900));
-    match chance.between(0, 9) {
+    match chance.between(0, 11) {
         0..=3 => line(text, format_args!("at {at_ms} invoke {name} x{}", chance.between(1, 12))),
         4 => line(text, format_args!("every {} invoke {name} from {at_ms} until 950", chance.between(1, 90))),
         5 => line(text, format_args!("at {at_ms} crash {name}")),
         6 => line(text, format_args!("at {at_ms} break-init {name} x{}", chance.between(1, 3))),
         7 => line(text, format_args!("at {at_ms} break-start {name} x{}", chance.between(1, 3))),
         8 => line(text, format_args!("at {at_ms} cancel {name}")),
+        9 => line(text, format_args!("at {at_ms} provision {name} {}", chance.between(0, 4))),
+        10 => line(text, format_args!("at {at_ms} warm {name} {}", chance.between(0, 4))),
         _ => line(text, format_args!("at {at_ms} update {name}")),
     }
 }

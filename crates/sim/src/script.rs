@@ -145,6 +145,20 @@ pub enum Deed {
         /// Of this function.
         function: String,
     },
+    /// Instances are kept initialised.
+    Provision {
+        /// Of this function's newest generation.
+        function: String,
+        /// So many.
+        count: u32,
+    },
+    /// Instances are started ahead of invocations.
+    WarmUp {
+        /// Of this function.
+        function: String,
+        /// Until so many are there.
+        count: u32,
+    },
     /// The function gets a new generation.
     Update {
         /// This function.
@@ -250,6 +264,8 @@ impl Deed {
             | Deed::BreakStart { function, .. }
             | Deed::BreakInit { function, .. }
             | Deed::Cancel { function }
+            | Deed::Provision { function, .. }
+            | Deed::WarmUp { function, .. }
             | Deed::Update { function } => Some(function),
             Deed::Drain => None,
         }
@@ -288,6 +304,8 @@ fn deed(words: &[&str]) -> Result<Deed, Problem> {
         ["invoke", _, times @ ..] => Ok(Deed::Invoke { function: function()?, times: repeat(times)? }),
         ["break-start", _, times @ ..] => Ok(Deed::BreakStart { function: function()?, times: repeat(times)? }),
         ["break-init", _, times @ ..] => Ok(Deed::BreakInit { function: function()?, times: repeat(times)? }),
+        ["provision", _, count] => Ok(Deed::Provision { function: function()?, count: small(count)? }),
+        ["warm", _, count] => Ok(Deed::WarmUp { function: function()?, count: small(count)? }),
         ["crash", _] => Ok(Deed::Crash { function: function()? }),
         ["cancel", _] => Ok(Deed::Cancel { function: function()? }),
         ["update", _] => Ok(Deed::Update { function: function()? }),
@@ -361,7 +379,7 @@ impl<'a> Settings<'a> {
 
     fn small(&mut self, key: &str, default: u32) -> Result<u32, Problem> {
         let Some(text) = self.0.remove(key) else { return Ok(default) };
-        number(text, u32::MAX.into()).and_then(|n| u32::try_from(n).map_err(|_| Problem::Number(text.to_owned())))
+        small(text)
     }
 
     fn span(&mut self, key: &str, default: u64) -> Result<Span, Problem> {
@@ -383,6 +401,10 @@ impl<'a> Settings<'a> {
 
 fn time_ms(text: &str) -> Result<u64, Problem> {
     number(text, TIME_MS_MAX)
+}
+
+fn small(text: &str) -> Result<u32, Problem> {
+    number(text, u32::MAX.into()).and_then(|n| u32::try_from(n).map_err(|_| Problem::Number(text.to_owned())))
 }
 
 fn number(text: &str, max: u64) -> Result<u64, Problem> {

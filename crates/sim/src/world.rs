@@ -331,6 +331,12 @@ impl World {
                 self.functions.entry(function.clone()).and_modify(|f| f.broken_inits += times);
             }
             Deed::Cancel { function } => self.cancel(function),
+            Deed::Provision { function, count } => {
+                self.order(function, "provision", *count, Event::Provision { target: *count })
+            }
+            Deed::WarmUp { function, count } => {
+                self.order(function, "warm up", *count, Event::WarmUp { count: *count })
+            }
             Deed::Update { function } => self.update(function),
             Deed::Drain => {
                 self.draining = true;
@@ -401,6 +407,12 @@ impl World {
         }
     }
 
+    fn order(&mut self, name: &str, what: &'static str, count: u32, event: Event) {
+        let Some(generation) = self.functions.get(name).map(|f| f.generation) else { return };
+        self.note(generation, what, None, None, count.to_string());
+        self.tell(generation, event);
+    }
+
     fn drain(&mut self, generation: Generation) {
         self.note(generation, "drain", None, None, String::new());
         self.tell(generation, Event::Drain);
@@ -410,8 +422,13 @@ impl World {
         self.transcript.plain(&format!("show at {} ms", self.now_ms));
         for (generation, generated) in &self.pools {
             let counts = generated.pool.counts();
+            let kept = generated.pool.provisioned();
+            let provisioned = match kept.target {
+                0 => String::new(),
+                target => format!(" provisioned {} of {target}, in use {}", kept.ready, kept.in_use),
+            };
             self.transcript.plain(&format!(
-                "  {}/{}: starting {} idle {} busy {} stopping {} waiting {}",
+                "  {}/{}: starting {} idle {} busy {} stopping {} waiting {}{provisioned}",
                 generated.name,
                 generation.0,
                 counts.starting,

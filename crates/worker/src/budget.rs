@@ -105,9 +105,9 @@ fn evict(shared: &Arc<Shared>, shortage: Shortage) -> bool {
     }
     let mut candidates = Vec::new();
     for version in versions.values() {
-        for (instance, idle_since_ms) in version.idle() {
+        for (instance, idle_since_us) in version.idle() {
             let (generation, memory_mb) = (version.spec.generation, version.spec.memory_mb);
-            candidates.push(Candidate { generation, instance, idle_since_ms, memory_mb });
+            candidates.push(Candidate { generation, instance, idle_since_us, memory_mb });
         }
     }
     let Some(eviction) = choose(&candidates, left) else {

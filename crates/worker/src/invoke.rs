@@ -9,7 +9,7 @@ use crate::versions::{Grant, Versioned};
 use bytes::Bytes;
 use model::invocation::{Completed, Invocation, Outcome, Refusal, Report};
 use scheduler::instance::Event as Move;
-use scheduler::pool::{Cold, Event, InstanceId};
+use scheduler::pool::{Cold, Dispatched, Event, InstanceId};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -38,9 +38,9 @@ impl Handle {
             let run = match grant {
                 Grant::Refused(refusal) => return Err(refusal),
                 Grant::Failed(failure) => return not_started(shared, &invocation, &failure, queue_us),
-                Grant::Slot { instance, on, cold } => Run {
+                Grant::Slot { instance, on, why } => Run {
                     slot: Slot { shared: shared.clone(), version: version.clone(), pool_id: instance, on },
-                    cold,
+                    why,
                     invocation: invocation.clone(),
                     queue_us,
                     held,
@@ -66,7 +66,7 @@ pub type Held = Box<dyn Send + Sync>;
 /// One invocation on one instance.
 struct Run {
     slot: Slot,
-    cold: Cold,
+    why: Dispatched,
     invocation: Arc<Invocation>,
     queue_us: u64,
     held: Held,
@@ -75,12 +75,12 @@ struct Run {
 impl Run {
     /// Answers with what was held if the guest never had the invocation.
     async fn carry(self, answer_to: oneshot::Sender<Result<Completed, Held>>) {
-        let Run { slot, cold, invocation, queue_us, held } = self;
+        let Run { slot, why, invocation, queue_us, held } = self;
         let on = &slot.on;
         let timeout = Duration::from_millis(invocation.spec.timeout_ms);
         let deadline = tokio::time::Instant::now() + timeout;
         let deadline_ms = now_ms() + invocation.spec.timeout_ms;
-        let first = matches!(cold, Cold::FirstUse { .. });
+        let first = matches!(why.cold, Cold::FirstUse { .. });
         on.log.start(start_line(&invocation), first);
         on.life.advance(Move::Dispatch);
 

@@ -13,10 +13,12 @@ mod invoke;
 mod launches;
 mod logs;
 mod outcomes;
+mod provision;
 mod runtime_api;
 mod service;
 mod start;
 mod versions;
 
 pub use invoke::Held;
+pub use provision::{ProvisionFailure, ProvisionedCounts};
 pub use service::{Config, Error, Handle, Interpreters, LogSink, Service};

@@ -224,8 +224,8 @@ impl Shared {
     }
 
     /// The clock of the pools.
-    pub fn clock_ms(&self) -> u64 {
-        self.started.elapsed().as_millis() as u64
+    pub fn clock_us(&self) -> u64 {
+        self.started.elapsed().as_micros() as u64
     }
 
     /// The pool of a version, made if it is new; `None` if the version was replaced meanwhile.

@@ -54,8 +54,8 @@ impl Failure {
         }
     }
 
-    /// For the log.
-    fn text(&self) -> &str {
+    /// For people.
+    pub fn text(&self) -> &str {
         match self {
             Failure::Function { ending, .. } => ending.error_type(),
             Failure::Full => "no place left",

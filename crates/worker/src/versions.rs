@@ -1,11 +1,12 @@
 //! The pool of each version: the lock around `scheduler::pool`, and the acting on what it decides.
 
 use crate::guest::Instance;
+use crate::provision::{ProvisionFailure, ProvisionedCounts};
 use crate::service::Shared;
 use crate::start::{Failure, start};
 use model::Spec;
 use model::invocation::Refusal;
-use scheduler::pool::{Action, Cold, Config, Event, InstanceId, Pool, RefuseReason, WaiterId};
+use scheduler::pool::{Action, Config, Dispatched, Event, InstanceId, Pool, RefuseReason, Trouble, WaiterId};
 use std::collections::HashMap;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -26,6 +27,8 @@ struct VersionState {
     waiters: HashMap<WaiterId, oneshot::Sender<Grant>>,
     instances: HashMap<InstanceId, Arc<Instance>>,
     failures: HashMap<InstanceId, Arc<Failure>>,
+    /// What the newest start that failed said; gone after one that succeeded.
+    last_failure: Option<String>,
     actions: Vec<Action>,
     draining: bool,
 }
@@ -38,8 +41,8 @@ pub enum Grant {
         instance: InstanceId,
         /// The instance.
         on: Arc<Instance>,
-        /// Whether it ran before.
-        cold: Cold,
+        /// What the invocation meets there and what it waited for.
+        why: Dispatched,
     },
     /// The start that would have served it failed.
     Failed(Arc<Failure>),
@@ -55,6 +58,7 @@ impl Versioned {
             waiters: HashMap::new(),
             instances: HashMap::new(),
             failures: HashMap::new(),
+            last_failure: None,
             actions: Vec::new(),
             draining: false,
         };
@@ -91,6 +95,7 @@ impl Versioned {
     pub fn ready(self: &Arc<Self>, shared: &Arc<Shared>, instance: InstanceId, on: Arc<Instance>) {
         self.locked(shared, |state| {
             state.instances.insert(instance, on);
+            state.last_failure = None;
             state.step(shared, Event::Ready { instance });
         });
     }
@@ -107,6 +112,7 @@ impl Versioned {
     pub fn failed(self: &Arc<Self>, shared: &Arc<Shared>, instance: InstanceId, failure: Failure) {
         let cause = failure.cause();
         self.locked(shared, |state| {
+            state.last_failure = Some(failure.text().to_owned());
             state.failures.insert(instance, Arc::new(failure));
             state.step(shared, Event::Gone { instance, cause });
         });
@@ -147,6 +153,27 @@ impl Versioned {
         self.lock().pool.counts()
     }
 
+    /// The instances that are kept initialised by order.
+    pub fn provisioned(&self) -> ProvisionedCounts {
+        let state = self.lock();
+        let counts = state.pool.provisioned();
+        let failure = |trouble: Trouble| {
+            let text = match trouble {
+                Trouble::Failed(_) => state.last_failure.clone(),
+                Trouble::Refused(_) => None,
+            };
+            ProvisionFailure { trouble, text: text.unwrap_or_else(|| trouble.text().to_owned()) }
+        };
+        ProvisionedCounts {
+            target: counts.target,
+            ready: counts.ready,
+            starting: counts.starting,
+            in_use: counts.in_use,
+            failures: counts.failures,
+            last_failure: counts.last_trouble.map(failure),
+        }
+    }
+
     /// The idle instances and since when.
     pub fn idle(&self) -> Vec<(InstanceId, u64)> {
         self.lock().pool.idle()
@@ -156,7 +183,7 @@ impl Versioned {
     pub fn evict(self: &Arc<Self>, shared: &Arc<Shared>, instance: InstanceId) -> bool {
         self.locked(shared, |state| {
             let mut actions = std::mem::take(&mut state.actions);
-            let evicted = state.pool.evict(shared.clock_ms(), instance, &mut actions);
+            let evicted = state.pool.evict(shared.clock_us(), instance, &mut actions);
             state.actions = actions;
             evicted
         })
@@ -192,9 +219,9 @@ impl Versioned {
                 tracing::debug!(function = %self.spec.name(), instance, ?reason, "start");
                 tokio::spawn(start(shared.clone(), self.clone(), instance));
             }
-            Action::Dispatch { waiter, instance, cold } => {
+            Action::Dispatch { waiter, instance, why } => {
                 let grant = match state.instances.get(&instance) {
-                    Some(on) => Grant::Slot { instance, on: on.clone(), cold },
+                    Some(on) => Grant::Slot { instance, on: on.clone(), why },
                     None => Grant::Refused(Refusal::Failed { cause: "the instance vanished".to_owned() }),
                 };
                 state.grant(waiter, grant);
@@ -214,10 +241,10 @@ impl Versioned {
                 };
                 state.grant(waiter, grant);
             }
-            Action::WakeAt { at_ms } => {
+            Action::WakeAt { at_us } => {
                 let (shared, version) = (shared.clone(), self.clone());
                 tokio::spawn(async move {
-                    tokio::time::sleep(Duration::from_millis(at_ms.saturating_sub(shared.clock_ms()))).await;
+                    tokio::time::sleep(Duration::from_micros(at_us.saturating_sub(shared.clock_us()))).await;
                     version.step(&shared, Event::Tick);
                 });
             }
@@ -228,7 +255,7 @@ impl Versioned {
 impl VersionState {
     fn step(&mut self, shared: &Shared, event: Event) {
         let mut next_instance = || shared.next_id();
-        self.pool.step(shared.clock_ms(), &mut next_instance, event, &mut self.actions);
+        self.pool.step(shared.clock_us(), &mut next_instance, event, &mut self.actions);
     }
 
     /// A waiter that has left between the decision and now gives its slot back in `Wait::drop`.

@@ -6,7 +6,7 @@ use crate::tally::End;
 use model::Generation;
 use scheduler::eviction::{self, Candidate};
 use scheduler::instance::{self, State};
-use scheduler::pool::{Action, Cold, Event, InstanceId, StartReason, StopReason, WaiterId};
+use scheduler::pool::{Action, Cold, Dispatched, Event, InstanceId, Lane, StartReason, StopReason, Waited, WaiterId};
 
 impl World {
     /// One step of a pool; a pool that is forgotten hears nothing.
@@ -18,7 +18,7 @@ impl World {
             *newest
         };
         let mut actions = Vec::new();
-        generated.pool.step(self.now_ms, &mut next_instance, event, &mut actions);
+        generated.pool.step(self.now_ms * 1_000, &mut next_instance, event, &mut actions);
         self.act(generation, actions);
     }
 
@@ -26,7 +26,7 @@ impl World {
         for action in actions {
             match action {
                 Action::Start { instance, reason } => self.start(generation, instance, reason),
-                Action::Dispatch { waiter, instance, cold } => self.dispatch(generation, waiter, instance, cold),
+                Action::Dispatch { waiter, instance, why } => self.dispatch(generation, waiter, instance, why),
                 Action::Stop { instance, reason } => self.stop(generation, instance, reason),
                 Action::Refuse { waiter, reason } => {
                     let end = End::from(reason);
@@ -37,7 +37,7 @@ impl World {
                     self.note(generation, "fail", Some(waiter), Some(instance), String::new());
                     self.end(waiter, End::NotStarted);
                 }
-                Action::WakeAt { at_ms } => self.enter(at_ms, Happening::Tick { generation }),
+                Action::WakeAt { at_us } => self.enter(at_us.div_ceil(1_000), Happening::Tick { generation }),
             }
         }
         self.forget_if_empty(generation);
@@ -68,10 +68,10 @@ impl World {
         let mut candidates = Vec::new();
         for (generation, generated) in &self.pools {
             let memory_mb = self.functions.get(&generated.name).map_or(0, |f| f.function.memory_mb);
-            candidates.extend(generated.pool.idle().into_iter().map(|(instance, idle_since_ms)| Candidate {
+            candidates.extend(generated.pool.idle().into_iter().map(|(instance, idle_since_us)| Candidate {
                 generation: *generation,
                 instance,
-                idle_since_ms,
+                idle_since_us,
                 memory_mb,
             }));
         }
@@ -81,7 +81,7 @@ impl World {
     fn evict(&mut self, victim: Candidate, reason: eviction::Reason) {
         let Some(generated) = self.pools.get_mut(&victim.generation) else { return };
         let mut actions = Vec::new();
-        if !generated.pool.evict(self.now_ms, victim.instance, &mut actions) {
+        if !generated.pool.evict(self.now_ms * 1_000, victim.instance, &mut actions) {
             self.breach(format!("#{} was a candidate but not idle", victim.instance));
         }
         let why = match reason {
@@ -93,12 +93,8 @@ impl World {
         self.act(victim.generation, actions);
     }
 
-    fn dispatch(&mut self, generation: Generation, waiter: WaiterId, id: InstanceId, cold: Cold) {
-        let why = match cold {
-            Cold::Warm => "warm".to_owned(),
-            Cold::FirstUse { reason } => format!("first use, {}", start_words(reason)),
-        };
-        self.note(generation, "dispatch", Some(waiter), Some(id), why);
+    fn dispatch(&mut self, generation: Generation, waiter: WaiterId, id: InstanceId, why: Dispatched) {
+        self.note(generation, "dispatch", Some(waiter), Some(id), dispatch_words(why));
         let slots = self.function_of(generation).map_or(0, |f| f.function.slots as usize);
         let Some(instance) = self.instances.get_mut(&id) else {
             return self.breach(format!("{waiter} dispatched to #{id}, which is not there"));
@@ -115,7 +111,7 @@ impl World {
             Ok(_) | Err(_) => return self.breach(format!("{waiter} dispatched to #{id}, which is not free")),
         }
         instance.running.insert(waiter);
-        self.serve(waiter, id, cold);
+        self.serve(waiter, id, why.cold);
     }
 
     fn serve(&mut self, waiter: WaiterId, id: InstanceId, cold: Cold) {
@@ -183,6 +179,23 @@ impl World {
     }
 }
 
+fn dispatch_words(why: Dispatched) -> String {
+    let lane = match why.lane {
+        Lane::OnDemand => "",
+        Lane::Provisioned => ", provisioned",
+        Lane::SpillOver => ", spill-over",
+    };
+    let waited = match why.waited {
+        Waited::Not => String::new(),
+        Waited::ForSlot { us } => format!(", waited {} ms for a slot", us / 1_000),
+        Waited::ForStart { us } => format!(", waited {} ms for a start", us / 1_000),
+    };
+    match why.cold {
+        Cold::Warm => format!("warm{lane}{waited}"),
+        Cold::FirstUse { reason } => format!("first use, {}{lane}{waited}", start_words(reason)),
+    }
+}
+
 fn start_words(reason: StartReason) -> String {
     match reason {
         StartReason::FromZero => "from zero".to_owned(),
@@ -190,5 +203,7 @@ fn start_words(reason: StartReason) -> String {
         StartReason::AllBusy { live, .. } => format!("{live} live, all busy"),
         StartReason::Replacement => "replacement".to_owned(),
         StartReason::AfterRefusal => "after a refusal".to_owned(),
+        StartReason::Provisioned => "provisioned".to_owned(),
+        StartReason::WarmUp => "warm-up".to_owned(),
     }
 }
