@@ -38,6 +38,20 @@ pub enum Error {
         /// `Limits::tags`.
         limit: usize,
     },
+    /// Too little of the account's concurrency would be left to functions that reserve none.
+    #[error("at least {minimum} of the account's concurrency must be left unreserved")]
+    UnreservedBelowMinimum {
+        /// What must be left.
+        minimum: u32,
+    },
+    /// The function's versions have more provisioned than it would have reserved.
+    #[error("{provisioned} are provisioned, more than {wanted}")]
+    BelowProvisioned {
+        /// What was to be reserved.
+        wanted: u32,
+        /// What is provisioned.
+        provisioned: u32,
+    },
     /// The zip itself is larger than the limit.
     #[error("the zip has more than {limit_bytes} bytes")]
     ZipTooLarge {

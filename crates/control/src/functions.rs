@@ -142,6 +142,7 @@ async fn create(shared: Arc<Shared>, new: NewFunction, turn: Option<OwnedSemapho
 
 async fn delete(shared: Arc<Shared>, name: FunctionName) -> Result<(), Error> {
     let _turn = shared.writer.lock().await;
+    shared.forget_share(&name).await?;
     let wanted = name.clone();
     let existed = shared.on_disk(move |store| store.registry().delete_function(&wanted, Expect::Any)).await?;
     if !existed {

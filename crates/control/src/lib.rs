@@ -17,6 +17,8 @@ mod tags;
 
 mod collect;
 
+mod reserved;
+
 mod error;
 
 pub use error::Error;
@@ -30,7 +32,7 @@ pub use updates::{CodeChange, ConfigChange};
 use arc_swap::ArcSwap;
 use model::function::Snapshot;
 use model::log::LogLine;
-use model::{AccountId, Digest, FunctionArn, FunctionName, Limits, Region};
+use model::{AccountId, Digest, FunctionArn, FunctionName, Limits, Region, Shares};
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::sync::Arc;
@@ -67,6 +69,8 @@ pub struct Config {
     pub store: Store,
     /// Where the router reads.
     pub snapshot: Arc<ArcSwap<Snapshot>>,
+    /// Functions' shares of the account's concurrency, where the router reads.
+    pub shares: Arc<ArcSwap<Shares>>,
     /// Told of every new snapshot, so that instances of what is gone can end.
     pub changed: Changed,
     /// What can run here.
@@ -118,6 +122,7 @@ impl Service {
             unused: std::sync::Mutex::default(),
             collect_soon: Notify::new(),
         });
+        shared.load_shares()?;
         shared.load_snapshot()?;
         Ok((Service { shared: shared.clone() }, Handle { shared }))
     }

@@ -17,6 +17,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 struct Bench {
     dir: TempDir,
     snapshot: Arc<ArcSwap<Snapshot>>,
+    shares: Arc<ArcSwap<Shares>>,
     interpreters: watch::Sender<Interpreters>,
     in_use: Arc<AtomicBool>,
     last_invoked_ms: Arc<AtomicU64>,
@@ -29,6 +30,7 @@ impl Bench {
         Bench {
             dir: tempfile::tempdir().unwrap(),
             snapshot: Arc::default(),
+            shares: Arc::default(),
             interpreters: watch::channel(None).0,
             in_use: Arc::default(),
             last_invoked_ms: Arc::default(),
@@ -47,6 +49,7 @@ impl Bench {
             s3: None,
             store,
             snapshot: self.snapshot.clone(),
+            shares: self.shares.clone(),
             changed: Box::new(move |_| {
                 changes.fetch_add(1, Ordering::Relaxed);
             }),

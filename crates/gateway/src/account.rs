@@ -14,7 +14,7 @@ pub async fn settings(gateway: &Gateway) -> Result<Answer, Refusal> {
             code_size_unzipped: limits.unzipped_bytes,
             code_size_zipped: limits.zip_bytes,
             concurrent_executions: limits.concurrent_executions,
-            unreserved_concurrent_executions: limits.concurrent_executions,
+            unreserved_concurrent_executions: gateway.control.unreserved(),
         },
         account_usage: AccountUsage { total_code_size: account.code_bytes, function_count: account.functions },
     };

@@ -124,6 +124,11 @@ impl Refusal {
         Refusal::new(Exception::InvalidParameterValue, message)
     }
 
+    /// The same for the texts that AWS sends without saying whose fault it was.
+    fn untyped(message: String) -> Refusal {
+        Refusal { fault: Fault::Unsaid, ..Refusal::invalid(message) }
+    }
+
     /// The platform failed; what exactly is for the operator, so it is logged and not told.
     pub fn platform(cause: &(dyn StdError + 'static)) -> Refusal {
         tracing::error!(error = cause, "a request failed");
@@ -181,6 +186,15 @@ pub fn from_control(error: control::Error, arn: &FunctionArn) -> Refusal {
              retrieve the latest Revision Id",
         ),
         E::TooManyTags { .. } => Refusal::invalid("Number of tags exceeds resource tag limit."),
+        E::UnreservedBelowMinimum { minimum } => Refusal::untyped(format!(
+            "Specified ReservedConcurrentExecutions for function decreases account's UnreservedConcurrentExecution below \
+             its minimum value of [{minimum}]."
+        )),
+        // The spaces are AWS's.
+        E::BelowProvisioned { wanted, provisioned } => Refusal::untyped(format!(
+            " ReservedConcurrentExecutions  {wanted} should not be lower than function's total provisioned concurrency \
+             [{provisioned}]."
+        )),
         E::ZipTooLarge { limit_bytes } => Refusal::new(
             Exception::RequestEntityTooLarge,
             format!("Zipped size must be smaller than {limit_bytes} bytes"),

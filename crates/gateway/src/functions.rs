@@ -1,6 +1,7 @@
 //! Creating, reading, changing, listing and deleting functions.
 
 use crate::auth::{Target, presign};
+use crate::concurrency;
 use crate::errors::{Refusal, from_control, not_found};
 use crate::request::{Answer, Call, Gateway, by_size, now_s};
 use crate::validation::references::{Kind, Named};
@@ -26,10 +27,12 @@ pub async fn create(gateway: &Gateway, call: Call) -> Result<Answer, Refusal> {
 /// GetFunction
 pub async fn get(gateway: &Gateway, call: Call) -> Result<Answer, Refusal> {
     let (named, function) = read(gateway, &call).await?;
+    let share = gateway.control.share_of(&named.name);
     let shown = GetFunction {
         configuration: view::configuration(&function, &gateway.place, named.qualifier.as_ref(), Detail::Full),
         code: CodeLocation { repository_type: "S3".to_owned(), location: location(gateway, &call, &function) },
         tags: function.tags,
+        concurrency: share.reserved.map(|_| concurrency::shown(share)),
     };
     Answer::of(200, &shown)
 }

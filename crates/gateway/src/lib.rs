@@ -32,6 +32,8 @@ mod tags;
 
 mod account;
 
+mod concurrency;
+
 mod own_api;
 
 mod validation;

@@ -7,7 +7,7 @@ use crate::metrics::{Answered, Asked, Metrics};
 use crate::query::Query;
 use crate::routes::{self, Match, Operation};
 use crate::validation::references::Place;
-use crate::{Auth, account, browsers, functions, invoke, own_api, tags};
+use crate::{Auth, account, browsers, concurrency, functions, invoke, own_api, tags};
 use bytes::Bytes;
 use hyper::body::{Body, Incoming};
 use hyper::header::{CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
@@ -285,6 +285,9 @@ impl Gateway {
             | Operation::UntagResource
             | Operation::ListTags
             | Operation::GetAccountSettings
+            | Operation::PutFunctionConcurrency
+            | Operation::GetFunctionConcurrency
+            | Operation::DeleteFunctionConcurrency
             | Operation::Invoke
             | Operation::GetSettings
             | Operation::PutSettings
@@ -355,6 +358,9 @@ impl Gateway {
             Operation::UntagResource => tags::untag(self, call).await,
             Operation::ListTags => tags::list(self, call).await,
             Operation::GetAccountSettings => account::settings(self).await,
+            Operation::PutFunctionConcurrency => concurrency::put(self, call).await,
+            Operation::GetFunctionConcurrency => concurrency::get(self, call).await,
+            Operation::DeleteFunctionConcurrency => concurrency::delete(self, call).await,
             Operation::GetSettings => own_api::get_settings(self, call).await,
             Operation::PutSettings => own_api::put_settings(self, call).await,
             Operation::ReadLog => own_api::read_log(self, call).await,

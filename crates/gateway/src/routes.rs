@@ -32,6 +32,12 @@ pub enum Operation {
     /// Lambda's.
     GetAccountSettings,
     /// Lambda's.
+    PutFunctionConcurrency,
+    /// Lambda's.
+    GetFunctionConcurrency,
+    /// Lambda's.
+    DeleteFunctionConcurrency,
+    /// Lambda's.
     Invoke,
     /// Ours: reads a function's own settings.
     GetSettings,
@@ -142,8 +148,8 @@ const ROUTES: &[Route] = &[
     offered("DELETE", "/2017-03-31/tags/{Resource}", "UntagResource", Operation::UntagResource),
     offered("GET", "/2017-03-31/tags/{Resource}", "ListTags", Operation::ListTags),
     offered("POST", "/2017-03-31/tags/{Resource}", "TagResource", Operation::TagResource),
-    refused("DELETE", "/2017-10-31/functions/{FunctionName}/concurrency", "", "DeleteFunctionConcurrency"),
-    refused("PUT", "/2017-10-31/functions/{FunctionName}/concurrency", "", "PutFunctionConcurrency"),
+    offered("DELETE", "/2017-10-31/functions/{FunctionName}/concurrency", "DeleteFunctionConcurrency", Operation::DeleteFunctionConcurrency),
+    offered("PUT", "/2017-10-31/functions/{FunctionName}/concurrency", "PutFunctionConcurrency", Operation::PutFunctionConcurrency),
     refused("GET", "/2018-10-31/layers", "find=LayerVersion", "GetLayerVersionByArn"),
     refused("GET", "/2018-10-31/layers", "", "ListLayers"),
     refused("GET", "/2018-10-31/layers/{LayerName}/versions", "", "ListLayerVersions"),
@@ -158,7 +164,7 @@ const ROUTES: &[Route] = &[
     refused("POST", "/2019-09-25/functions/{FunctionName}/event-invoke-config", "", "UpdateFunctionEventInvokeConfig"),
     refused("PUT", "/2019-09-25/functions/{FunctionName}/event-invoke-config", "", "PutFunctionEventInvokeConfig"),
     refused("GET", "/2019-09-25/functions/{FunctionName}/event-invoke-config/list", "", "ListFunctionEventInvokeConfigs"),
-    refused("GET", "/2019-09-30/functions/{FunctionName}/concurrency", "", "GetFunctionConcurrency"),
+    offered("GET", "/2019-09-30/functions/{FunctionName}/concurrency", "GetFunctionConcurrency", Operation::GetFunctionConcurrency),
     refused("DELETE", "/2019-09-30/functions/{FunctionName}/provisioned-concurrency", "", "DeleteProvisionedConcurrencyConfig"),
     refused("GET", "/2019-09-30/functions/{FunctionName}/provisioned-concurrency", "List=ALL", "ListProvisionedConcurrencyConfigs"),
     refused("GET", "/2019-09-30/functions/{FunctionName}/provisioned-concurrency", "", "GetProvisionedConcurrencyConfig"),
@@ -217,7 +223,7 @@ mod tests {
         assert_eq!(lambda.len(), 85);
         let names: BTreeSet<&str> = lambda.iter().map(|r| r.name).collect();
         assert_eq!(names.len(), 85);
-        assert_eq!(lambda.iter().filter(|r| r.operation.is_some()).count(), 12);
+        assert_eq!(lambda.iter().filter(|r| r.operation.is_some()).count(), 15);
     }
 
     #[test]

@@ -35,7 +35,7 @@ struct Server {
 
 async fn serve(limits: Limits, auth: Auth, worker: router::Worker) -> Server {
     let dir = tempfile::tempdir().unwrap();
-    let snapshot = Arc::new(ArcSwap::default());
+    let (snapshot, shares) = (Arc::new(ArcSwap::default()), Arc::new(ArcSwap::default()));
     let (account, region) = (AccountId::parse("000000000000").unwrap(), Region::parse("us-east-1").unwrap());
     let (_service, control) = control::Service::new(control::Config {
         account: account.clone(),
@@ -44,6 +44,7 @@ async fn serve(limits: Limits, auth: Auth, worker: router::Worker) -> Server {
         s3: None,
         store: store::Store::open(dir.path()).unwrap(),
         snapshot: snapshot.clone(),
+        shares: shares.clone(),
         changed: Box::new(|_| {}),
         interpreters: watch::channel(None).1,
         in_use: Box::new(|_| false),
@@ -51,7 +52,7 @@ async fn serve(limits: Limits, auth: Auth, worker: router::Worker) -> Server {
     })
     .unwrap();
     let concurrent_executions = limits.concurrent_executions;
-    let router = router::Handle::new(router::Config { snapshot, concurrent_executions, worker });
+    let router = router::Handle::new(router::Config { snapshot, shares, concurrent_executions, worker });
     let (service, handle) =
         Service::new(Config { limits, auth, account, region, router, control, registry: Registry::default() });
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

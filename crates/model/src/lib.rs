@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod arn;
+pub mod concurrency;
 pub mod digest;
 pub mod function;
 pub mod invocation;
@@ -14,6 +15,7 @@ pub mod name;
 pub mod runtime;
 
 pub use arn::{FunctionArn, FunctionReference, ReferenceError};
+pub use concurrency::{Share, Shares};
 pub use digest::Digest;
 pub use function::{Function, Generation, Snapshot, Spec};
 pub use invocation::{Invocation, InvocationId, Outcome};

@@ -5,6 +5,8 @@
 pub struct Limits {
     /// Concurrent executions in the account; beyond it invocations are throttled (429).
     pub concurrent_executions: u32,
+    /// What reservations must leave of it to functions without one, but never more than all of it; beyond it 400.
+    pub unreserved_concurrency_min: u32,
     /// Bytes of a zip file sent in a request; beyond it 413.
     pub zip_bytes: u64,
     /// Bytes of an unpacked package; beyond it 400.
@@ -87,6 +89,7 @@ impl Default for Limits {
     fn default() -> Self {
         Limits {
             concurrent_executions: 1_000,
+            unreserved_concurrency_min: 100,
             zip_bytes: 52_428_800,
             unzipped_bytes: 262_144_000,
             code_storage_bytes: 80_530_636_800,

@@ -74,8 +74,8 @@ impl Handle {
     /// Builds the router; it has no task of its own.
     pub fn new(config: Config) -> Handle {
         Handle {
+            permits: Permits::new(config.concurrent_executions, config.shares, config.snapshot.clone()),
             snapshot: config.snapshot,
-            permits: Permits::new(config.concurrent_executions),
             worker: config.worker,
             draining: Arc::default(),
         }
@@ -89,7 +89,7 @@ impl Handle {
         let mut spec = self.resolve(&request.name, request.qualifier.as_ref())?;
         trace.route_us = lap(&mut step);
 
-        let permit = self.admit()?;
+        let permit = self.admit(&request.name)?;
         trace.admit_us = lap(&mut step);
 
         let mut answer = (self.worker)(invocation(&request, spec.clone()), permit).await;
@@ -99,7 +99,7 @@ impl Handle {
                 break;
             }
             spec = self.resolve(&request.name, request.qualifier.as_ref())?;
-            answer = (self.worker)(invocation(&request, spec.clone()), self.admit()?).await;
+            answer = (self.worker)(invocation(&request, spec.clone()), self.admit(&request.name)?).await;
         }
         trace.worker_us = lap(&mut step);
 
@@ -127,11 +127,11 @@ impl Handle {
         self.draining.load(Ordering::Acquire)
     }
 
-    fn admit(&self) -> Result<crate::permits::Permit, Error> {
+    fn admit(&self, name: &FunctionName) -> Result<crate::permits::Permit, Error> {
         if self.is_draining() {
             return Err(Error::Draining);
         }
-        self.permits.take().map_err(throttled)
+        self.permits.take(name).map_err(throttled)
     }
 }
 
@@ -239,7 +239,11 @@ mod tests {
     }
 
     fn router(worker: Worker) -> Handle {
-        Handle::new(Config { snapshot: Arc::new(ArcSwap::new(snapshot(1))), concurrent_executions: 1, worker })
+        configured(Arc::new(ArcSwap::new(snapshot(1))), worker)
+    }
+
+    fn configured(snapshot: Arc<ArcSwap<Snapshot>>, worker: Worker) -> Handle {
+        Handle::new(Config { snapshot, shares: Arc::default(), concurrent_executions: 1, worker })
     }
 
     #[tokio::test]
@@ -252,7 +256,7 @@ mod tests {
             seen.store(snapshot(2));
             inner(invocation, permit)
         });
-        let router = Handle::new(Config { snapshot: snapshots, concurrent_executions: 1, worker });
+        let router = configured(snapshots, worker);
         assert!(router.invoke(request()).await.is_ok());
         assert_eq!(asked.load(Ordering::Relaxed), 2);
         assert_eq!(router.in_flight(), 0);

@@ -7,6 +7,8 @@
 mod invoke;
 mod permits;
 
+mod counts;
+
 pub use invoke::{Error, Handle, Request};
 pub use permits::Permit;
 pub use scheduler::routing::NoRoute;
@@ -20,6 +22,8 @@ use std::sync::Arc;
 pub struct Config {
     /// All functions; written by `control`, read here once per invocation without a lock.
     pub snapshot: Arc<arc_swap::ArcSwap<model::Snapshot>>,
+    /// Functions' shares of the account's concurrency; written by `control`, read here once per invocation.
+    pub shares: Arc<arc_swap::ArcSwap<model::Shares>>,
     /// Concurrent executions in the account.
     pub concurrent_executions: u32,
     /// Hands an invocation to the worker of this machine.

@@ -119,6 +119,7 @@ fn limits(mut section: Section<'_>, limits: &mut Limits) {
     }
     set! {
         concurrent_executions: 1..=MAX,
+        unreserved_concurrency_min: 0..=MAX,
         zip_bytes: 22..=MAX,
         unzipped_bytes: 1..=MAX,
         code_storage_bytes: 1..=i64::MAX as u64,
@@ -395,7 +396,7 @@ mod tests {
         );
         // Each limit has a bound below which nothing works, unless none of it is a sensible wish.
         let none = "log_tail_bytes log_files drain_ms environment_bytes client_context_bytes tags instances_memory_mb \
-                    inactive_after_days";
+                    inactive_after_days unreserved_concurrency_min";
         let shown = format!("{:?}", Limits::default());
         let fields = shown.trim_start_matches("Limits { ").trim_end_matches(" }").split(", ");
         for field in fields.map(|field| field.split(':').next().unwrap()) {

@@ -5,8 +5,8 @@ use crate::log_writer;
 use crate::serve::Settings;
 use api::launcher::{Grade, Hello};
 use arc_swap::ArcSwap;
-use model::Snapshot;
 use model::function::{Generation, Target};
+use model::{Shares, Snapshot};
 use std::collections::HashSet;
 use std::io::IsTerminal;
 use std::net::TcpListener;
@@ -82,9 +82,10 @@ async fn serve(settings: Settings, listener: TcpListener, launcher: OwnedFd, dat
     let worker_ended = tokio::spawn(worker_service.run());
     tokio::spawn(say_what_is_weak(worker.hello()));
 
-    let snapshot = Arc::new(ArcSwap::from_pointee(Snapshot::default()));
-    let (control_service, control) = control::Service::new(control_config(&settings, &store, &snapshot, &worker))?;
-    let router = router(&limits, snapshot, worker);
+    let (snapshot, shares) = (Arc::default(), Arc::default());
+    let config = control_config(&settings, &store, &snapshot, &shares, &worker);
+    let (control_service, control) = control::Service::new(config)?;
+    let router = router(&limits, snapshot, shares, worker);
 
     let (stop, stopping) = watch::channel(false);
     let control_ended = tokio::spawn(control_service.run(stopped(stopping.clone())));
@@ -126,6 +127,7 @@ fn control_config(
     settings: &Settings,
     store: &store::Store,
     snapshot: &Arc<ArcSwap<Snapshot>>,
+    shares: &Arc<ArcSwap<Shares>>,
     worker: &worker::Handle,
 ) -> control::Config {
     let (in_use, last_invoked, retain) = (worker.clone(), worker.clone(), worker.clone());
@@ -136,6 +138,7 @@ fn control_config(
         s3: settings.file.s3.clone(),
         store: store.clone(),
         snapshot: snapshot.clone(),
+        shares: shares.clone(),
         changed: Box::new(move |snapshot| retain.retain(generations(snapshot))),
         interpreters: worker.interpreters(),
         in_use: Box::new(move |digest| in_use.in_use(digest)),
@@ -181,12 +184,18 @@ fn generations(snapshot: &Snapshot) -> HashSet<Generation> {
     ready.collect()
 }
 
-fn router(limits: &model::Limits, snapshot: Arc<ArcSwap<Snapshot>>, worker: worker::Handle) -> router::Handle {
+fn router(
+    limits: &model::Limits,
+    snapshot: Arc<ArcSwap<Snapshot>>,
+    shares: Arc<ArcSwap<Shares>>,
+    worker: worker::Handle,
+) -> router::Handle {
     let worker: router::Worker = Arc::new(move |invocation, permit| {
         let worker = worker.clone();
         Box::pin(async move { worker.invoke(invocation, Box::new(permit)).await })
     });
-    router::Handle::new(router::Config { snapshot, concurrent_executions: limits.concurrent_executions, worker })
+    let concurrent_executions = limits.concurrent_executions;
+    router::Handle::new(router::Config { snapshot, shares, concurrent_executions, worker })
 }
 
 /// Tells the operator once what this machine does not give to sandboxes.

@@ -349,11 +349,12 @@ impl World {
     fn invoke(&mut self, name: &str) {
         let reserved_total = self.functions.values().filter_map(|f| f.function.reserved).sum();
         let unreserved = self.functions.values().filter(|f| f.function.reserved.is_none());
-        let account = unreserved.map(|f| f.permits).sum();
+        let unreserved = unreserved.map(|f| f.permits).sum();
+        let account = self.functions.values().map(|f| f.permits).sum();
         let Some(deployed) = self.functions.get_mut(name) else { return };
         self.newest_invocation += 1;
         let invocation = self.newest_invocation;
-        let in_use = InUse { account, function: deployed.permits };
+        let in_use = InUse { account, unreserved, function: deployed.permits };
         let caps = Caps { account: self.machine.account, reserved: deployed.function.reserved, reserved_total };
         deployed.tally.invoked();
         let generation = deployed.generation;
