@@ -8,38 +8,27 @@ pub struct Latencies {
     rounds: Vec<Vec<u64>>,
 }
 
-/// What is said of them, microseconds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Summary {
-    /// The median of the rounds' medians.
-    pub p50_us: u64,
-    /// The smallest of the rounds' medians.
-    pub p50_least_us: u64,
-    /// The largest of the rounds' medians.
-    pub p50_most_us: u64,
-    /// The 99th percentile of all samples of all rounds.
-    pub p99_us: u64,
-    /// How many samples.
-    pub samples: usize,
-}
-
 impl Latencies {
     /// Adds a round.
     pub fn add(&mut self, samples: &[Duration]) {
-        self.rounds.push(samples.iter().map(|d| u64::try_from(d.as_micros()).unwrap_or(u64::MAX)).collect());
+        self.rounds.push(samples.iter().map(|d| u64::try_from(d.as_nanos()).unwrap_or(u64::MAX)).collect());
     }
 
-    /// Sums up; `None` without samples.
-    pub fn summary(&self) -> Option<Summary> {
+    /// The median of the rounds' medians, microseconds; `None` without samples.
+    pub fn p50_us(&self) -> Option<f64> {
         let medians: Vec<u64> = self.rounds.iter().filter_map(|round| percentile(round, 50)).collect();
-        let all: Vec<u64> = self.rounds.concat();
-        Some(Summary {
-            p50_us: percentile(&medians, 50)?,
-            p50_least_us: *medians.iter().min()?,
-            p50_most_us: *medians.iter().max()?,
-            p99_us: percentile(&all, 99)?,
-            samples: all.len(),
-        })
+        percentile(&medians, 50).map(|ns| ns as f64 / 1e3)
+    }
+
+    /// The 99th percentile of all samples of all rounds, microseconds.
+    pub fn p99_us(&self) -> Option<f64> {
+        percentile(&self.rounds.concat(), 99).map(|ns| ns as f64 / 1e3)
+    }
+
+    /// The median of the rounds' 99th percentiles, microseconds: one bad round does not decide.
+    pub fn p99_of_rounds_us(&self) -> Option<f64> {
+        let each: Vec<u64> = self.rounds.iter().filter_map(|round| percentile(round, 99)).collect();
+        percentile(&each, 50).map(|ns| ns as f64 / 1e3)
     }
 }
 
@@ -49,6 +38,20 @@ pub fn percentile(values: &[u64], percent: usize) -> Option<u64> {
     sorted.sort_unstable();
     let rank = (sorted.len() * percent).div_ceil(100);
     sorted.get(rank.saturating_sub(1)).copied()
+}
+
+/// The median; `None` without values.
+pub fn median(values: &[f64]) -> Option<f64> {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted.get(sorted.len().div_ceil(2).saturating_sub(1)).copied()
+}
+
+/// From the least to the most, for remarks.
+pub fn range(values: &[f64]) -> String {
+    let least = values.iter().copied().fold(f64::INFINITY, f64::min);
+    let most = values.iter().copied().fold(0.0, f64::max);
+    if values.is_empty() { String::new() } else { format!("{least:.2} to {most:.2}") }
 }
 
 #[cfg(test)]
@@ -65,16 +68,18 @@ mod tests {
         check(&[7], 99, Some(7));
         check(&[1, 2, 3], 50, Some(2));
         check(&[], 50, None);
+        assert_eq!(median(&[3.0, 1.0, 2.0]), Some(2.0));
+        assert_eq!(median(&[]), None);
     }
 
     #[test]
     fn medians_of_rounds() {
         let mut latencies = Latencies::default();
-        assert_eq!(latencies.summary(), None);
+        assert_eq!((latencies.p50_us(), latencies.p99_us()), (None, None));
         for round in [[1, 2, 3], [10, 20, 90], [4, 5, 6]] {
             latencies.add(&round.map(Duration::from_micros));
         }
-        let expected = Summary { p50_us: 5, p50_least_us: 2, p50_most_us: 20, p99_us: 90, samples: 9 };
-        assert_eq!(latencies.summary(), Some(expected));
+        assert_eq!((latencies.p50_us(), latencies.p99_us()), (Some(5.0), Some(90.0)));
+        assert_eq!(latencies.p99_of_rounds_us(), Some(6.0));
     }
 }

@@ -4,19 +4,20 @@
 //! and looked at through `/proc`, as anybody could. Modules stand in suggested reading order.
 #![forbid(unsafe_code)]
 
-pub mod cold;
 pub mod figures;
 pub mod http;
+pub mod load;
 pub mod native;
+pub mod nginx;
 pub mod options;
 pub mod plain;
 pub mod plan;
 pub mod platform;
 pub mod process;
-pub mod processor;
-pub mod report;
+pub mod rivals;
+pub mod rows;
 pub mod runc;
-pub mod warm;
+pub mod table;
 
 /// What went wrong, in words for the developer.
 #[derive(Debug)]

@@ -1,16 +1,16 @@
-//! Measures cold starts, warm invocations and the platform's own CPU time; prints one table, writes one JSON file.
+//! Measures what the platform promises beside comparators; prints one table, writes one JSON file.
 #![forbid(unsafe_code)]
 
 use bench::options::Options;
-use bench::plan::Subject;
-use bench::platform::Platform;
-use bench::report::Report;
-use bench::{Failure, cold, processor, warm};
+use bench::table::{Line, Table};
+use bench::{Failure, rows};
 use std::process::ExitCode;
+use std::time::Instant;
 
 fn main() -> ExitCode {
     match Options::parse(std::env::args().skip(1)).and_then(|options| measure(&options)) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
         Err(Failure(text)) => {
             eprintln!("bench: {text}");
             ExitCode::FAILURE
@@ -18,16 +18,26 @@ fn main() -> ExitCode {
     }
 }
 
-fn measure(options: &Options) -> Result<(), Failure> {
-    let subjects = Subject::present(options)?;
-    let platform = Platform::start(options, &subjects)?;
-    let mut report = Report::new(options);
-    report.cold = cold::measure(options, &platform, &subjects)?;
-    report.warm = warm::measure(options, &platform, &subjects)?;
-    report.processor = processor::measure(options, &platform, &subjects)?;
-    platform.stop()?;
-    print!("{}", report.table());
-    let path = report.write(&options.output)?;
+/// Tells whether every row could be measured; a row below its mark is a result, not a failure.
+fn measure(options: &Options) -> Result<bool, Failure> {
+    let mut table = Table::new(options);
+    let mut complete = true;
+    for row in rows::ALL.iter().filter(|row| options.wants(row.number)) {
+        eprintln!("row {}: {}", row.number, row.title);
+        let begun = Instant::now();
+        match (row.measure)(options) {
+            Ok(lines) => table.lines.extend(lines),
+            Err(Failure(text)) => {
+                eprintln!("bench: row {}: {text}", row.number);
+                let first = text.lines().next().unwrap_or_default();
+                table.lines.push(Line::new(row.number, row.title).note(format!("not measured: {first}")));
+                complete = false;
+            }
+        }
+        eprintln!("    {} s", begun.elapsed().as_secs());
+    }
+    print!("{}", table.text());
+    let path = table.write(&options.output)?;
     println!("\nthe same as JSON: {}", path.display());
-    Ok(())
+    Ok(complete)
 }

@@ -34,6 +34,16 @@ impl Plain {
         if plain.address.port() == 0 { Err(Failure(failed)) } else { Ok(plain) }
     }
 
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// A connection to ask through.
     pub fn connect(&self) -> Result<Asker, Failure> {
         let connection =

@@ -13,18 +13,20 @@ use std::io::{BufRead, BufReader};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 /// One container must be gone within this time.
 const RUN_LIMIT: Duration = Duration::from_secs(20);
 const PIDS_MAX: u32 = 1_024;
+/// Bundles and containers of one run of the bench have names that differ.
+static NEXT: AtomicU32 = AtomicU32::new(0);
 /// Links from the root into `/usr` on a merged system.
 const MERGED: &[&str] = &["bin", "sbin", "lib", "lib32", "lib64", "libx32"];
 
 /// A bundle for one subject.
 pub struct Bundle {
     folder: PathBuf,
-    runs: usize,
 }
 
 /// How long one container took.
@@ -50,14 +52,14 @@ impl Bundle {
 
     /// Writes the bundle below `parent`.
     pub fn make(parent: &Path, sources: &Path, subject: &Subject) -> Result<Bundle, Failure> {
-        let folder = parent.join(format!("runc-{}", subject.name));
+        let folder = parent.join(format!("runc-{}-{}", subject.name, NEXT.fetch_add(1, Ordering::Relaxed)));
         let at = || Failure::during(format!("cannot write {}", folder.display()));
         let _ = fs::remove_dir_all(&folder);
         let root = folder.join("rootfs");
         fs::create_dir_all(&root).map_err(at())?;
-        let mut binds = vec![("/usr".into(), "/usr".into()), (subject.folder.clone(), "/var/task".into())];
+        let mut binds = vec![("/usr".into(), "/usr".into()), (subject.function.folder.clone(), "/var/task".into())];
         binds.push((sources.join("plain"), "/plain".into()));
-        binds.extend(subject.interpreter.as_deref().and_then(prefix).map(|prefix| (prefix.clone(), prefix)));
+        binds.extend(subject.function.interpreter.as_deref().and_then(prefix).map(|prefix| (prefix.clone(), prefix)));
         for name in MERGED {
             match fs::read_link(Path::new("/").join(name)) {
                 Ok(target) => symlink(target, root.join(name)).map_err(at())?,
@@ -74,13 +76,12 @@ impl Bundle {
             fs::create_dir_all(root.join(inside)).map_err(at())?;
         }
         fs::write(folder.join("config.json"), config(subject, &binds).to_string()).map_err(at())?;
-        Ok(Bundle { folder, runs: 0 })
+        Ok(Bundle { folder })
     }
 
     /// Runs one container to its end.
-    pub fn run(&mut self) -> Result<Run, Failure> {
-        self.runs += 1;
-        let name = format!("tidegate-bench-{}-{}", std::process::id(), self.runs);
+    pub fn run(&self) -> Result<Run, Failure> {
+        let name = format!("tidegate-bench-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let begun = Instant::now();
         let mut child = Command::new("runc")
             .args(["run", "--bundle"])

@@ -39,7 +39,7 @@ fn runc_runs_the_same_handlers() {
     }
     let (options, subjects) = subjects("runc");
     for subject in &subjects {
-        let mut bundle = Bundle::make(&options.output, &options.sources, subject).expect(subject.name);
+        let bundle = Bundle::make(&options.output, &options.sources, subject).expect(subject.name);
         let run = bundle.run().expect(subject.name);
         println!("{}: answered after {:?}, ended after {:?}", subject.name, run.answered, run.ended);
         assert!(run.answered <= run.ended);

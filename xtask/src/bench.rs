@@ -1,30 +1,88 @@
-//! `cargo xtask bench`: builds what ships and the bench beside it, then measures.
+//! `cargo xtask bench`: builds what ships and the bench beside it, installs the comparators, then measures.
 
-use crate::needs::{self, MKE2FS, NFT, PYTHON, RUNC};
+use crate::needs::{self, MKE2FS, NFT, NGINX, NPM, PYTHON, RUNC};
 use crate::steps::{Failure, cargo, run, say};
 use crate::suites::{release_binary, target_folder};
 use crate::workspace::root;
+use std::fs;
+use std::path::Path;
 use std::process::Command;
 
-/// Runs the bench program; arguments after `--` go to it.
+/// From npm: the last serverless-offline for the last Serverless Framework that needs no account.
+const NPM_PACKAGES: &[&str] =
+    &["serverless@3.40.0", "serverless-offline@13.9.0", "@google-cloud/functions-framework@5.0.5"];
+/// From PyPI.
+const PYTHON_PACKAGES: &str = "functions-framework==3.10.2\n";
+/// The rows that those are for.
+const ROW_OF_PACKAGES: &str = "7";
+
+/// Runs the bench program with these arguments.
 pub fn bench(arguments: &[String]) -> Result<(), Failure> {
     let passed_on = match arguments.split_first() {
-        None => &[],
         Some((first, rest)) if first == "--" => rest,
-        Some((first, _)) => {
-            return Err(Failure(format!("unknown option {first}; arguments for the bench come after --")));
-        }
+        _ => arguments,
     };
-    needs::install(&[RUNC, NFT, MKE2FS, PYTHON]);
+    let target = target_folder(&root());
+    let output = target.join("bench");
+    needs::install(&[RUNC, NGINX, NFT, MKE2FS, PYTHON, NPM]);
+    if wants(passed_on, ROW_OF_PACKAGES) {
+        // Without them the bench says so in the rows that they are for.
+        for failure in install_packages(&output) {
+            eprintln!("note: {failure}");
+        }
+    }
     say("building tidegate, the bench and its native function (release)");
     let tidegate = release_binary()?;
     run(cargo().args(["build", "--release", "--package", "bench"]))?;
     // Linked statically, as a custom runtime's bootstrap usually is: it must run under any root file system.
     let native = ["rustc", "--release", "--package", "bench", "--bin", "native_bootstrap"];
     run(cargo().args(native).args(["--", "-C", "target-feature=+crt-static"]))?;
-    let release = target_folder(&root()).join("release");
+    let decisions = cargo().args(["build", "--release", "--package", "sim", "--bin", "decisions"]).status();
+    if !decisions.is_ok_and(|status| status.success()) {
+        eprintln!("note: there is no program that measures decisions");
+    }
+    let release = target.join("release");
     let mut command = Command::new(release.join("bench"));
     command.arg("--tidegate").arg(tidegate).arg("--programs").arg(&release);
-    command.arg("--sources").arg(root().join("bench")).arg("--output").arg(target_folder(&root()).join("bench"));
+    command.arg("--sources").arg(root().join("bench")).arg("--output").arg(&output);
     run(command.args(passed_on))
+}
+
+/// Does the command line ask for this row? All rows, if it names none.
+fn wants(arguments: &[String], row: &str) -> bool {
+    let named = arguments.iter().zip(arguments.iter().skip(1)).filter(|(flag, _)| *flag == "--only");
+    let mut rows = named.flat_map(|(_, rows)| rows.split(',')).peekable();
+    rows.peek().is_none() || rows.any(|wanted| wanted == row)
+}
+
+/// Returns what went wrong.
+fn install_packages(output: &Path) -> Vec<Failure> {
+    let python = || {
+        let requirements = output.join("requirements.txt");
+        let written = fs::create_dir_all(output).and_then(|()| fs::write(&requirements, PYTHON_PACKAGES));
+        written.map_err(|e| Failure(format!("cannot write {}: {e}", requirements.display())))?;
+        needs::python_environment(&output.join("python"), &requirements).map(drop)
+    };
+    let npm = needs::npm_packages(&output.join("npm"), NPM_PACKAGES);
+    [npm, python()].into_iter().filter_map(Result::err).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_that_are_asked_for() {
+        let check = |line: &str, expected| {
+            let arguments: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
+            assert_eq!(wants(&arguments, "7"), expected, "{line}");
+        };
+        check("", true);
+        check("--quick", true);
+        check("--only 7", true);
+        check("--quick --only 1,7 --rounds 3", true);
+        check("--only 1 --only 7", true);
+        check("--only 1", false);
+        check("--rounds 7 --only 10", false);
+    }
 }

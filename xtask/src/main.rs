@@ -26,7 +26,8 @@ usage: cargo xtask TASK
   ci                            format, lints, arrows, tidy, then test
   arrows                        compare the crates' dependencies with the table in ARCHITECTURE.md
   tidy                          check the rules of the house
-  bench [-- ..]                 measure beside comparators; what follows -- goes to the bench program
+  bench [--only ROW[,ROW]] [--rounds N] [--quick]
+                                measure beside comparators, print one table, write target/bench/latest.json
 ";
 
 fn main() -> ExitCode {

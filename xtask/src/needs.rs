@@ -32,6 +32,27 @@ pub const PYTHON: Need =
     Need { program: "python3", package: "python3", purpose: "the suites by real clients cannot run" };
 /// The bench's comparator.
 pub const RUNC: Need = Need { program: "runc", package: "runc", purpose: "cold starts have no comparator" };
+/// The bench's comparator of the warm path.
+pub const NGINX: Need = Need { program: "nginx", package: "nginx-light", purpose: "the warm path has no comparator" };
+/// Comparators from npm.
+pub const NPM: Need = Need { program: "npm", package: "npm", purpose: "warm handlers have no comparators from npm" };
+
+/// Packages from npm in a folder; installed anew only when the list changes.
+pub fn npm_packages(folder: &Path, packages: &[&str]) -> Result<(), Failure> {
+    let (stamp, wanted) = (folder.join("made-for.txt"), packages.join("\n"));
+    if fs::read_to_string(&stamp).is_ok_and(|made_for| made_for == wanted) {
+        return Ok(());
+    }
+    say(format_args!("installing {} into {} (npm)", packages.join(" "), folder.display()));
+    let written =
+        fs::create_dir_all(folder).and_then(|()| fs::write(folder.join("package.json"), "{\"private\": true}\n"));
+    written.map_err(|e| Failure(format!("cannot write into {}: {e}", folder.display())))?;
+    let mut npm = Command::new("npm");
+    npm.args(["install", "--no-audit", "--no-fund", "--silent"]).args(packages).current_dir(folder);
+    // One of them would otherwise send figures to its makers.
+    run(npm.env("SLS_TELEMETRY_DISABLED", "1"))?;
+    fs::write(&stamp, wanted).map_err(|e| Failure(format!("cannot write {}: {e}", stamp.display())))
+}
 
 /// Installs the missing ones through apt where we are root; otherwise says what is missing and goes on.
 pub fn install(needs: &[Need]) {
