@@ -1,11 +1,11 @@
 //! Step 1 of an invocation: from an authenticated request to `router::invoke`, and from its answer to HTTP.
 
 use crate::errors::{Exception, Refusal, from_router};
-use crate::payload;
 use crate::request::{Answer, Call, Gateway, by_size, now_s};
 use crate::validation::Violations;
 use crate::validation::patterns::{DURABLE_EXECUTION_NAME, TENANT_ID};
 use crate::validation::references::{Kind, Named};
+use crate::{ids, payload};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
@@ -140,11 +140,7 @@ fn trace_id(call: &Call) -> String {
     let sent = call.header(TRACE_ID.as_str()).filter(|text| !text.is_empty() && text.len() <= TRACE_BYTES_MAX);
     match sent {
         Some(text) => text.to_owned(),
-        None => {
-            let random = uuid::Uuid::new_v4().simple().to_string();
-            let parent = uuid::Uuid::new_v4().simple().to_string();
-            format!("Root=1-{:08x}-{};Parent={};Sampled=0", now_s(), &random[..24], &parent[..16])
-        }
+        None => ids::trace(now_s()),
     }
 }
 

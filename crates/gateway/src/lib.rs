@@ -10,6 +10,8 @@ mod silence;
 
 mod request;
 
+mod ids;
+
 mod browsers;
 
 mod routes;

@@ -7,7 +7,7 @@ use crate::metrics::{Answered, Asked, Metrics};
 use crate::query::Query;
 use crate::routes::{self, Match, Operation};
 use crate::validation::references::Place;
-use crate::{Auth, account, browsers, concurrency, functions, invoke, own_api, tags};
+use crate::{Auth, account, browsers, concurrency, functions, ids, invoke, own_api, tags};
 use bytes::Bytes;
 use hyper::body::{Body, Incoming};
 use hyper::header::{CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
@@ -163,7 +163,7 @@ impl Gateway {
     /// Answers one request, whatever happens.
     pub async fn answer(self: Arc<Self>, request: Request<Incoming>, peer: SocketAddr) -> Response<body::Answer> {
         let started = Instant::now();
-        let id: Arc<str> = uuid::Uuid::new_v4().to_string().into();
+        let id = ids::request();
         let _counted = InFlight::new(&self.metrics);
         let (parts, body) = request.into_parts();
         let found = routes::find(parts.method.as_str(), parts.uri.path(), parts.uri.query().unwrap_or(""));

@@ -24,6 +24,8 @@ pub struct File {
     pub uid_base: Option<u32>,
     /// `log_level = "info"`
     pub log_level: Option<tracing::Level>,
+    /// `threads = 4`: of the daemon, for everything but work that blocks.
+    pub threads: Option<usize>,
     /// `[limits]`
     pub limits: Limits,
     /// `[runtimes."python3.12"] interpreter = "/usr/bin/python3.12"` or `root = "/srv/python"`
@@ -83,6 +85,7 @@ pub fn parse(text: &str) -> Result<File, Vec<String>> {
         region: top.text("region", "a region such as \"us-east-1\"", |t| Region::parse(t).ok()),
         uid_base: top.number("uid_base", 1, 4_000_000_000),
         log_level: top.text("log_level", "one of error, warn, info, debug, trace", |t| t.parse().ok()),
+        threads: top.number("threads", 1, THREADS_MAX),
         ..File::default()
     };
     if let Some(section) = top.section("limits") {
@@ -193,6 +196,8 @@ fn fits_subnet(top: &Section<'_>, file: &File) {
     }
 }
 
+/// Threads of the daemon, ours.
+const THREADS_MAX: u64 = 1_024;
 /// Of `100.96.0.0/16`.
 const DEFAULT_SUBNET_BITS: u8 = 16;
 /// Access keys in the file, ours: each request's is compared with all of them.

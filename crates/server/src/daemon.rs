@@ -47,7 +47,9 @@ pub fn run(settings: Settings, listener: TcpListener, launcher: OwnedFd, data_di
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .init();
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(Error::Runtime);
+    let threads = settings.file.threads.unwrap_or_else(default_threads);
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build();
+    let runtime = runtime.map_err(Error::Runtime);
     let ended = runtime.and_then(|runtime| {
         let ended = runtime.block_on(serve(settings, listener, launcher, data_dir));
         // The drain was bounded; work that blocks on a disk or on somebody else's server is not waited for.
@@ -61,6 +63,12 @@ pub fn run(settings: Settings, listener: TcpListener, launcher: OwnedFd, data_di
             1
         }
     }
+}
+
+/// Half of the CPUs: the guests have the other half, and work that wanders between more threads than it can keep busy
+/// is woken more often than it runs (decision 0025).
+fn default_threads() -> usize {
+    std::thread::available_parallelism().map_or(1, |cpus| (cpus.get() / 2).max(1))
 }
 
 async fn serve(settings: Settings, listener: TcpListener, launcher: OwnedFd, data_dir: &Path) -> Result<(), Error> {

@@ -16,6 +16,9 @@ const BYTES_MAX: usize = 16_777_216;
 const LINE_BYTES: usize = 128;
 /// Lines of one write to the disk, at most.
 const LINES_PER_WRITE: usize = 4_096;
+/// After a write, how long lines are gathered for the next. A thread that waited for each batch would have to be woken
+/// for each, which costs the invocation more than all else about its log.
+const GATHER: Duration = Duration::from_millis(5);
 /// How long the last lines may take to reach the disk at the end.
 const FINISH_WAIT: Duration = Duration::from_secs(2);
 
@@ -78,27 +81,51 @@ impl LogWriter {
 }
 
 fn write(store: &store::Store, limits: &Limits, receiver: &Receiver<Message>, backlog: &Backlog) {
-    let mut ended = false;
-    while !ended {
-        let Ok(Message::Lines(mut lines)) = receiver.recv() else { return };
-        while lines.len() < LINES_PER_WRITE {
-            match receiver.try_recv() {
-                Ok(Message::Lines(more)) => lines.extend(more),
-                Ok(Message::End) => {
-                    ended = true;
-                    break;
-                }
-                Err(_) => break,
-            }
+    let mut lines = Vec::new();
+    loop {
+        if lines.is_empty() {
+            let Ok(Message::Lines(first)) = receiver.recv() else { return };
+            lines = first;
         }
-        if let Err(error) = store.logs().append(&lines, limits) {
-            tracing::warn!(error = &error as &dyn std::error::Error, "log lines could not be written");
+        let ended = gather(receiver, &mut lines);
+        write_batch(store, limits, &lines, backlog);
+        let full = lines.len() >= LINES_PER_WRITE;
+        lines.clear();
+        if ended {
+            return;
         }
-        backlog.bytes.fetch_sub(bytes_of(&lines), Ordering::Relaxed);
-        let lost = backlog.dropped.swap(0, Ordering::Relaxed);
-        if lost > 0 {
-            tracing::warn!(lost, "log lines were dropped: functions write faster than the disk");
+        if !full {
+            // While lines keep coming, nobody has to wake this thread.
+            std::thread::sleep(GATHER);
         }
+        match receiver.try_recv() {
+            Ok(Message::Lines(first)) => lines = first,
+            Ok(Message::End) => return,
+            Err(_) => {}
+        }
+    }
+}
+
+/// Takes what waits, up to the lines of one write; `true` if the end has come.
+fn gather(receiver: &Receiver<Message>, lines: &mut Vec<LogLine>) -> bool {
+    while lines.len() < LINES_PER_WRITE {
+        match receiver.try_recv() {
+            Ok(Message::Lines(more)) => lines.extend(more),
+            Ok(Message::End) => return true,
+            Err(_) => return false,
+        }
+    }
+    false
+}
+
+fn write_batch(store: &store::Store, limits: &Limits, lines: &[LogLine], backlog: &Backlog) {
+    if let Err(error) = store.logs().append(lines, limits) {
+        tracing::warn!(error = &error as &dyn std::error::Error, "log lines could not be written");
+    }
+    backlog.bytes.fetch_sub(bytes_of(lines), Ordering::Relaxed);
+    let lost = backlog.dropped.swap(0, Ordering::Relaxed);
+    if lost > 0 {
+        tracing::warn!(lost, "log lines were dropped: functions write faster than the disk");
     }
 }
 

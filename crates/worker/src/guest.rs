@@ -195,14 +195,32 @@ pub struct Memory {
     file: Option<File>,
     /// The newest reading: the file goes with the instance.
     last_bytes: AtomicU64,
+    /// When it was read, milliseconds since the Unix epoch.
+    last_ms: AtomicU64,
 }
+
+/// A reading that is younger than this stands for an invocation shorter than [`QUICK`]: little memory can have come in
+/// such a time, and to read it costs the kernel more than a warm invocation's other bookkeeping together.
+const FRESH_MS: u64 = 100;
+/// See [`FRESH_MS`].
+const QUICK: Duration = Duration::from_millis(2);
 
 const BYTES_PER_MB: u64 = 1_048_576;
 
 impl Memory {
     /// Reads from what the launcher sent.
     pub fn new(source: MemorySource, file: Option<File>) -> Memory {
-        Memory { source, file, last_bytes: AtomicU64::new(0) }
+        Memory { source, file, last_bytes: AtomicU64::new(0), last_ms: AtomicU64::new(0) }
+    }
+
+    /// The peak so far after an invocation that took `duration` and ended at `now_ms`; see [`Memory::peak_mb`].
+    pub fn peak_mb_after(&self, duration: Duration, now_ms: u64, exit: &watch::Receiver<Option<Exit>>) -> u32 {
+        let fresh = now_ms.saturating_sub(self.last_ms.load(Ordering::Relaxed)) < FRESH_MS;
+        if fresh && duration < QUICK && exit.borrow().is_none() {
+            return to_mb(self.last_bytes.load(Ordering::Relaxed));
+        }
+        self.last_ms.store(now_ms, Ordering::Relaxed);
+        self.peak_mb(exit)
     }
 
     /// The peak so far, MB, rounded up; 0 if it is not known. `exit` knows better once the instance has ended.
@@ -211,7 +229,7 @@ impl Memory {
         let at_exit = exit.borrow().and_then(|exit| exit.memory_peak_bytes);
         let bytes = at_exit.or_else(|| self.read_bytes()).unwrap_or(0).max(last);
         self.last_bytes.store(bytes, Ordering::Relaxed);
-        bytes.div_ceil(BYTES_PER_MB).try_into().unwrap_or(u32::MAX)
+        to_mb(bytes)
     }
 
     fn read_bytes(&self) -> Option<u64> {
@@ -224,6 +242,10 @@ impl Memory {
             MemorySource::None => None,
         }
     }
+}
+
+fn to_mb(bytes: u64) -> u32 {
+    bytes.div_ceil(BYTES_PER_MB).try_into().unwrap_or(u32::MAX)
 }
 
 fn peak_of_status(status: &str) -> Option<u64> {

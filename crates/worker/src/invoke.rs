@@ -86,7 +86,7 @@ impl Run {
 
         let begun = Instant::now();
         let answer = tokio::time::timeout_at(deadline, on.run(&invocation, deadline_ms)).await;
-        let duration_us = begun.elapsed().as_micros() as u64;
+        let duration = begun.elapsed();
 
         let (result, fit) = slot.judge(answer.unwrap_or(Answer::Ended(Ending::TimedOut)));
         let Some(result) = result else {
@@ -96,7 +96,8 @@ impl Run {
             return;
         };
         let init_us = first.then_some(on.init_us);
-        let report = Report { duration_us, queue_us, init_us, memory_used_mb: on.memory.peak_mb(&on.exit) };
+        let memory_used_mb = on.memory.peak_mb_after(duration, now_ms(), &on.exit);
+        let report = Report { duration_us: duration.as_micros() as u64, queue_us, init_us, memory_used_mb };
         let completed = complete(&slot.shared, &invocation, &on.log, result, report);
         // Given back first: whoever has the answer may send the next invocation at once.
         drop(held);
