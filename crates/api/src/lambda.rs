@@ -176,6 +176,55 @@ pub struct ListFunctions {
     pub functions: Vec<FunctionConfiguration>,
 }
 
+/// The answer of ListVersionsByFunction.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct ListVersions {
+    /// Where the next page starts, if there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_marker: Option<String>,
+    /// `$LATEST`, then in the order of their numbers.
+    pub versions: Vec<FunctionConfiguration>,
+}
+
+/// `AliasConfiguration`: the answer of most alias operations.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct AliasConfiguration {
+    /// The function's ARN, qualified by the alias.
+    pub alias_arn: String,
+    /// The name.
+    pub name: String,
+    /// `$LATEST` or a number.
+    pub function_version: String,
+    /// The description.
+    pub description: String,
+    /// Left out if all invocations go to the one version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub routing_config: Option<RoutingConfig>,
+    /// Changes at each write.
+    pub revision_id: String,
+}
+
+/// How an alias divides its invocations.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct RoutingConfig {
+    /// Version to share, 0 to 1; the rest goes to the alias's main version.
+    pub additional_version_weights: BTreeMap<String, f64>,
+}
+
+/// The answer of ListAliases.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct ListAliases {
+    /// Where the next page starts, if there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_marker: Option<String>,
+    /// In the order of their names.
+    pub aliases: Vec<AliasConfiguration>,
+}
+
 /// The answer of ListTags.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]

@@ -1,4 +1,4 @@
-//! Removes packages that nothing refers to: no function, no earlier record of one, and no instance. And logs whose
+//! Removes packages that nothing refers to: no function, no version, no earlier record of one, and no instance. And logs whose
 //! function is gone: the server may have ended between a deletion and the removal of the log.
 
 use crate::functions::each_function;
@@ -114,6 +114,9 @@ impl Shared {
         let mut referenced = BTreeSet::new();
         each_function(store, |function| {
             referenced.insert(function.code.digest);
+        })?;
+        store.registry().each_version(|version| {
+            referenced.insert(version.function.code.digest);
         })?;
         let mut after: Option<String> = None;
         loop {

@@ -1,7 +1,7 @@
 //! Why a management operation was refused or failed, by cause. What the public sees of it is decided in
 //! `gateway/src/errors.rs` alone.
 
-use model::FunctionName;
+use model::{Digest, FunctionName};
 use store::PackageError;
 use store::remote::RemoteError;
 
@@ -11,6 +11,55 @@ pub enum Error {
     /// There is no function of this name.
     #[error("there is no function {name}")]
     NotFound {
+        /// The function.
+        name: FunctionName,
+    },
+    /// The function has no version of this number.
+    #[error("the function {name} has no version {number}")]
+    VersionMissing {
+        /// The function.
+        name: FunctionName,
+        /// The version.
+        number: u64,
+    },
+    /// The function has no alias of this name.
+    #[error("the function {name} has no alias {alias}")]
+    AliasMissing {
+        /// The function.
+        name: FunctionName,
+        /// The alias.
+        alias: String,
+    },
+    /// The function has an alias of this name.
+    #[error("the function {name} has an alias {alias} already")]
+    AliasExists {
+        /// The function.
+        name: FunctionName,
+        /// The alias.
+        alias: String,
+    },
+    /// The alias cannot divide its invocations so.
+    #[error("the weights of an alias are refused")]
+    Weights(#[source] WeightFault),
+    /// The version cannot go while aliases point to it.
+    #[error("aliases point to the version")]
+    PointedTo {
+        /// Their names, in order.
+        aliases: Vec<String>,
+    },
+    /// `$LATEST`'s code is not what the caller believes.
+    #[error("the function {name} has other code")]
+    CodeMismatch {
+        /// The function.
+        name: FunctionName,
+        /// What the caller sent.
+        given: String,
+        /// What the code is.
+        current: Digest,
+    },
+    /// The function, or its newest update, has failed, so that there is nothing to publish.
+    #[error("the function {name} is in the state Failed")]
+    NothingToPublish {
         /// The function.
         name: FunctionName,
     },
@@ -79,4 +128,27 @@ pub enum Error {
     /// The operation's task was cut off, at shutdown or by a defect.
     #[error("the operation was cut off")]
     Interrupted,
+}
+
+/// Why an alias cannot divide its invocations as it is told to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum WeightFault {
+    /// More than one additional version.
+    #[error("an alias has at most one additional version")]
+    TooMany,
+    /// The additional version is the main one.
+    #[error("version {number} is named twice")]
+    Twice {
+        /// The version.
+        number: u64,
+    },
+    /// `$LATEST` shares with no other version.
+    #[error("$LATEST cannot share an alias")]
+    Latest,
+    /// The two versions have different execution roles.
+    #[error("the versions have different execution roles")]
+    Roles,
+    /// The two versions have different dead-letter queues.
+    #[error("the versions have different dead-letter queues")]
+    DeadLetters,
 }

@@ -1,9 +1,10 @@
 //! Creating, reading, listing and deleting functions.
 
 use crate::packages::CodeSource;
+use crate::versions::AtVersion;
 use crate::{Error, Handle, Shared, new_revision_id, now_ms, to_the_end};
 use model::function::Config;
-use model::{Function, FunctionName};
+use model::{Function, FunctionName, Published, Version};
 use scheduler::function_state;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -24,6 +25,8 @@ pub struct NewFunction {
     pub tags: BTreeMap<String, String>,
     /// The code.
     pub code: CodeSource,
+    /// Whether it is published as version 1 at once.
+    pub publish: bool,
 }
 
 /// What GetAccountSettings counts.
@@ -31,14 +34,14 @@ pub struct NewFunction {
 pub struct Account {
     /// Functions.
     pub functions: u64,
-    /// Bytes of all functions' zips.
+    /// Bytes of all functions' and versions' zips.
     pub code_bytes: u64,
 }
 
 impl Handle {
     /// Takes the package, records the function as Pending and answers with that record. What makes it Active or
-    /// Failed goes on in the background.
-    pub async fn create_function(&self, new: NewFunction) -> Result<Function, Error> {
+    /// Failed goes on in the background. A function that is published at once answers with version 1's record.
+    pub async fn create_function(&self, new: NewFunction) -> Result<AtVersion, Error> {
         let turn = new.code.turn(&self.shared).await;
         to_the_end(create(self.shared.clone(), new, turn)).await
     }
@@ -58,7 +61,7 @@ impl Handle {
         Ok((functions, more))
     }
 
-    /// Removes a function and its logs. Its package goes when nothing uses it any more.
+    /// Removes a function with its versions, aliases and logs. Its package goes when nothing uses it any more.
     pub async fn delete_function(&self, name: &FunctionName) -> Result<(), Error> {
         to_the_end(delete(self.shared.clone(), name.clone())).await
     }
@@ -72,6 +75,7 @@ impl Handle {
                     account.functions += 1;
                     account.code_bytes += function.code.size_bytes;
                 })?;
+                store.registry().each_version(|version| account.code_bytes += version.function.code.size_bytes)?;
                 Ok(account)
             })
             .await
@@ -91,6 +95,26 @@ impl Shared {
         let function = function.clone();
         self.on_disk(move |store| store.registry().put_function(&function, expect)).await.map(|_| ())
     }
+
+    /// Writes a record back and, if there is one, the version that was just made of it; both or neither.
+    pub(crate) async fn write_with(
+        &self,
+        function: &Function,
+        expect: Expect,
+        version: Option<&Published>,
+    ) -> Result<(), Error> {
+        let Some(version) = version.cloned() else { return self.write(function, expect).await };
+        let function = function.clone();
+        self.on_disk(move |store| store.registry().publish(&function, expect, &version)).await
+    }
+
+    /// Lets a version that was just written become ready; the answer is its record, or `$LATEST`'s if there is none.
+    pub(crate) fn begin_version(self: &Arc<Self>, latest: Function, version: Option<Published>) -> AtVersion {
+        let Some(version) = version else { return AtVersion { version: Version::Latest, function: latest } };
+        self.show_version(&version);
+        self.clone().settle_later(&version.function, Version::Number(version.number));
+        version.into()
+    }
 }
 
 /// Calls `visit` with every function, page by page.
@@ -104,7 +128,7 @@ pub(crate) fn each_function(store: &store::Store, mut visit: impl FnMut(Function
     }
 }
 
-async fn create(shared: Arc<Shared>, new: NewFunction, turn: Option<OwnedSemaphorePermit>) -> Result<Function, Error> {
+async fn create(shared: Arc<Shared>, new: NewFunction, turn: Option<OwnedSemaphorePermit>) -> Result<AtVersion, Error> {
     match shared.read(&new.name).await {
         Err(Error::NotFound { .. }) => {}
         Ok(_) => return Err(Error::Exists { name: new.name }),
@@ -118,7 +142,7 @@ async fn create(shared: Arc<Shared>, new: NewFunction, turn: Option<OwnedSemapho
     let code = shared.keep_package(zip).await?;
     let generation = shared.on_disk(|store| store.registry().next_generation()).await?;
     let (state, last_update) = function_state::created();
-    let function = Function {
+    let mut function = Function {
         name: new.name,
         config: new.config,
         code,
@@ -128,16 +152,21 @@ async fn create(shared: Arc<Shared>, new: NewFunction, turn: Option<OwnedSemapho
         revision_id: new_revision_id(),
         generation,
         last_modified_ms: now_ms(),
+        last_version: 0,
+    };
+    let version = match new.publish {
+        true => Some(shared.freeze(&mut function, None).await?),
+        false => None,
     };
     let _turn = shared.writer.lock().await;
-    match shared.write(&function, Expect::Absent).await {
+    match shared.write_with(&function, Expect::Absent, version.as_ref()).await {
         Ok(()) => shared.change_log(&function.name, |logs, name| logs.begin(name, now_ms())).await,
         Err(Error::Store(store::Error::Conflict { .. })) => return Err(Error::Exists { name: function.name }),
         Err(error) => return Err(error),
     }
-    shared.publish(&function);
-    shared.clone().settle_later(&function);
-    Ok(function)
+    shared.show(&function);
+    shared.clone().settle_later(&function, Version::Latest);
+    Ok(shared.begin_version(function, version))
 }
 
 async fn delete(shared: Arc<Shared>, name: FunctionName) -> Result<(), Error> {
@@ -148,7 +177,7 @@ async fn delete(shared: Arc<Shared>, name: FunctionName) -> Result<(), Error> {
     if !existed {
         return Err(Error::NotFound { name });
     }
-    shared.unpublish(&name);
+    shared.hide(&name);
     shared.forget_earlier(&name).await;
     shared.change_log(&name, store::Logs::close).await;
     shared.collect_soon.notify_one();

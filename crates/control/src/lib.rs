@@ -9,7 +9,13 @@ mod functions;
 
 mod updates;
 
+mod versions;
+
+mod aliases;
+
 mod transitions;
+
+mod snapshot;
 
 mod packages;
 
@@ -21,17 +27,19 @@ mod reserved;
 
 mod error;
 
-pub use error::Error;
+pub use aliases::{AliasChange, NewAlias};
+pub use error::{Error, WeightFault};
 pub use functions::{Account, NewFunction};
 pub use packages::CodeSource;
 // What callers meet of `store`, which they do not depend on.
 pub use store::remote::{RemoteError, S3Config};
 pub use store::{Cursor, PackageError, StoredZip};
 pub use updates::{CodeChange, ConfigChange};
+pub use versions::{AtVersion, Publication};
 
 use arc_swap::ArcSwap;
-use model::function::Snapshot;
 use model::log::LogLine;
+use model::snapshot::Snapshot;
 use model::{AccountId, Digest, FunctionArn, FunctionName, Limits, Region, Shares};
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;

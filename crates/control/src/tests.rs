@@ -9,6 +9,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use store::Expect;
 use tempfile::TempDir;
 
+mod versions;
+
 /// A zip of one executable `bootstrap`.
 const ZIP_A: &[u8] = b"PK\x03\x04\x14\x00\x00\x00\x00\x00\x00\x00!\x5c\x1d\x9d\xfb\x04\x0a\x00\x00\x00\x0a\x00\x00\x00\x09\x00\x00\x00bootstrap#!/bin/sh\x0aPK\x01\x02\x14\x03\x14\x00\x00\x00\x00\x00\x00\x00!\x5c\x1d\x9d\xfb\x04\x0a\x00\x00\x00\x0a\x00\x00\x00\x09\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\xed\x01\x00\x00\x00\x00bootstrapPK\x05\x06\x00\x00\x00\x00\x01\x00\x01\x007\x00\x00\x001\x00\x00\x00\x00\x00";
 /// Bounds every wait of these tests.
@@ -84,7 +86,7 @@ impl Bench {
     }
 
     fn target(&self, text: &str) -> String {
-        match self.snapshot.load().functions.get(&name(text)) {
+        match self.snapshot.load().functions.get(&name(text)).map(|targets| &targets.latest) {
             None => "none".to_owned(),
             Some(Target::NotReady { state }) => (*state).to_owned(),
             Some(Target::Ready(spec)) => format!("runs {} {} s", spec.runtime.0, spec.timeout_ms / 1_000),
@@ -113,7 +115,7 @@ fn new(text: &str, runtime: &str) -> NewFunction {
         echoed: BTreeMap::new(),
     };
     let code = CodeSource::Zip(bytes::Bytes::from_static(ZIP_A));
-    NewFunction { name: name(text), config, tags: BTreeMap::new(), code }
+    NewFunction { name: name(text), config, tags: BTreeMap::new(), code, publish: false }
 }
 
 fn to_runtime(id: &str, timeout_s: u32) -> ConfigChange {
@@ -147,7 +149,7 @@ fn reason(function: &Function) -> String {
 async fn a_function_becomes_active_and_may_be_deleted() {
     let bench = Bench::new();
     let (_service, handle) = bench.start().await;
-    let created = handle.create_function(new("f", "provided.al2023")).await.unwrap();
+    let created = handle.create_function(new("f", "provided.al2023")).await.unwrap().function;
     assert!(matches!(&created.state, State::Pending(reason) if reason.code == "Creating"));
     assert_eq!(created.last_update, None);
     let active = settled(&handle, "f").await;
@@ -267,14 +269,15 @@ async fn revisions_and_dry_runs() {
         code: CodeSource::Zip(bytes::Bytes::from_static(ZIP_A)),
         architecture: Some("arm64".into()),
         dry_run,
+        publish: false,
         revision_id: Some(revision.to_owned()),
     };
     let refused = handle.update_code(&name("f"), change("other", false)).await;
     assert!(matches!(refused, Err(Error::RevisionMismatch { .. })));
-    let dry = handle.update_code(&name("f"), change(&before.revision_id, true)).await.unwrap();
+    let dry = handle.update_code(&name("f"), change(&before.revision_id, true)).await.unwrap().function;
     assert_eq!(dry.config.architecture, "arm64");
     assert_eq!(handle.function(&name("f")).await.unwrap(), before);
-    let begun = handle.update_code(&name("f"), change(&before.revision_id, false)).await.unwrap();
+    let begun = handle.update_code(&name("f"), change(&before.revision_id, false)).await.unwrap().function;
     assert!(begun.generation > before.generation && begun.revision_id != before.revision_id);
     assert_ne!(settled(&handle, "f").await.revision_id, begun.revision_id);
 }
@@ -292,7 +295,7 @@ async fn one_of_many_creations_wins_and_generations_differ() {
     let won = Lock::new(Vec::new());
     for attempt in attempts {
         match attempt.await.unwrap() {
-            Ok(function) => won.lock().unwrap().push(function.generation),
+            Ok(created) => won.lock().unwrap().push(created.function.generation),
             Err(error) => assert!(matches!(error, Error::Exists { .. }), "{error:?}"),
         }
     }
@@ -322,7 +325,7 @@ async fn a_caller_that_goes_away_does_not_stop_a_write() {
 async fn packages_go_when_nobody_needs_them() {
     let bench = Bench::new();
     let (_service, handle) = bench.start().await;
-    let function = handle.create_function(new("f", "provided")).await.unwrap();
+    let function = handle.create_function(new("f", "provided")).await.unwrap().function;
     settled(&handle, "f").await;
     let packages = handle.shared.config.store.clone();
     let kept = || packages.packages().contains(&function.code.digest);
@@ -430,7 +433,7 @@ async fn a_dry_run_checks_the_package_and_keeps_nothing() {
     let packages = || handle.shared.config.store.packages().list().unwrap();
     let dry = |zip: Vec<u8>| {
         let code = CodeSource::Zip(zip.into());
-        let change = CodeChange { code, architecture: None, dry_run: true, revision_id: None };
+        let change = CodeChange { code, architecture: None, dry_run: true, publish: false, revision_id: None };
         let handle = handle.clone();
         async move { handle.update_code(&name("f"), change).await }
     };
@@ -438,7 +441,7 @@ async fn a_dry_run_checks_the_package_and_keeps_nothing() {
     let mut other = ZIP_A.to_vec();
     *other.iter_mut().nth_back(1).unwrap() = 1;
     other.push(b'!');
-    let answer = dry(other.clone()).await.unwrap();
+    let answer = dry(other.clone()).await.unwrap().function;
     assert_eq!(answer.code.size_bytes, other.len() as u64);
     assert_ne!(answer.code.digest, function.code.digest);
     assert!(matches!(dry(b"no".to_vec()).await, Err(Error::AddPackage(_))));

@@ -3,7 +3,8 @@
 
 use crate::functions::each_function;
 use crate::{Error, Handle, Shared, new_revision_id, now_ms};
-use model::function::{LastUpdate, Reason, Snapshot, Spec, State, Target};
+use model::function::{LastUpdate, Reason, State};
+use model::snapshot::Target;
 use model::{Function, FunctionName, Runtime, RuntimeFamily, Version};
 use scheduler::function_state;
 use std::sync::{Arc, PoisonError};
@@ -19,26 +20,6 @@ const WRITE_PAUSE: Duration = Duration::from_secs(1);
 const DAY_MS: u64 = 86_400_000;
 
 impl Shared {
-    /// Fills the snapshot from the registry. Blocks.
-    pub(crate) fn load_snapshot(&self) -> Result<(), Error> {
-        let store = &self.config.store;
-        let mut snapshot = Snapshot::default();
-        let mut unreadable = None;
-        each_function(store, |function| {
-            let target = match self.earlier(&function.name) {
-                Ok(Some(earlier)) if unsettled(&function) => self.target(&earlier),
-                Ok(_) => self.target(&function),
-                Err(error) => {
-                    unreadable.get_or_insert(error);
-                    return;
-                }
-            };
-            snapshot.functions.insert(function.name.clone(), target);
-        })?;
-        self.replace_snapshot(snapshot);
-        unreadable.map_or(Ok(()), |error| Err(Error::Store(error)))
-    }
-
     /// Takes up the transitions that nobody carries on: an earlier run left them unfinished, or the data folder failed
     /// for longer than they tried.
     pub(crate) async fn resume(self: &Arc<Self>) {
@@ -49,22 +30,27 @@ impl Shared {
                 let mut busy = Vec::new();
                 each_function(store, |function| {
                     if function_state::is_busy(&function) {
-                        busy.push(function);
+                        busy.push((function, Version::Latest));
+                    }
+                })?;
+                store.registry().each_version(|version| {
+                    if function_state::is_busy(&version.function) {
+                        busy.push((version.function, Version::Number(version.number)));
                     }
                 })?;
                 Ok(busy)
             })
             .await;
         match busy {
-            Ok(busy) => busy.iter().for_each(|function| self.clone().settle_later(function)),
+            Ok(busy) => busy.iter().for_each(|(function, version)| self.clone().settle_later(function, *version)),
             Err(error) => {
                 tracing::error!(error = &error as &dyn std::error::Error, "cannot resume unfinished transitions");
             }
         }
     }
 
-    /// Completes a function's transition in the background, unless that is under way.
-    pub(crate) fn settle_later(self: Arc<Self>, function: &Function) {
+    /// Completes the transition of `$LATEST` or of a version in the background, unless that is under way.
+    pub(crate) fn settle_later(self: Arc<Self>, function: &Function, version: Version) {
         let function = function.clone();
         let Some(settling) = Settling::begin(&self, &function) else { return };
         tokio::spawn(async move {
@@ -72,7 +58,11 @@ impl Shared {
             let name = function.name.clone();
             let result = self.readiness(&function).await;
             for attempt in 1..=WRITE_ATTEMPTS {
-                match self.settle(&function, result.clone()).await {
+                let settled = match version {
+                    Version::Latest => self.settle(&function, result.clone()).await,
+                    Version::Number(number) => self.settle_version(&function, number, result.clone()).await,
+                };
+                match settled {
                     Ok(()) => return,
                     Err(error) => {
                         tracing::error!(%name, attempt, error = &error as &dyn std::error::Error, "cannot settle");
@@ -140,7 +130,7 @@ impl Shared {
         let takes_hold = result.is_ok() || !was_update;
         // Published first: whoever reads that a function is Active may invoke it.
         if takes_hold {
-            self.publish(&function);
+            self.show(&function);
         }
         self.write(&function, Expect::Revision(revision)).await?;
         if takes_hold {
@@ -148,64 +138,6 @@ impl Shared {
         }
         self.collect_soon.notify_one();
         Ok(())
-    }
-
-    /// Puts what a record says into the snapshot.
-    pub(crate) fn publish(&self, function: &Function) {
-        let target = self.target(function);
-        self.change_snapshot(|snapshot| {
-            snapshot.functions.insert(function.name.clone(), target);
-        });
-    }
-
-    /// Takes a function out of the snapshot.
-    pub(crate) fn unpublish(&self, name: &FunctionName) {
-        self.change_snapshot(|snapshot| {
-            snapshot.functions.remove(name);
-        });
-    }
-
-    fn change_snapshot(&self, change: impl FnOnce(&mut Snapshot)) {
-        let mut snapshot = Snapshot::clone(&self.config.snapshot.load());
-        change(&mut snapshot);
-        self.replace_snapshot(snapshot);
-    }
-
-    fn replace_snapshot(&self, snapshot: Snapshot) {
-        let snapshot = Arc::new(snapshot);
-        self.config.snapshot.store(snapshot.clone());
-        (self.config.changed)(&snapshot);
-    }
-
-    fn target(&self, function: &Function) -> Target {
-        match &function.state {
-            State::Active => match self.spec(function) {
-                Some(spec) => Target::Ready(Arc::new(spec)),
-                None => Target::NotReady { state: "Failed" },
-            },
-            State::Pending(_) => Target::NotReady { state: "Pending" },
-            State::Inactive(_) => Target::NotReady { state: "Inactive" },
-            State::Failed(_) => Target::NotReady { state: "Failed" },
-        }
-    }
-
-    fn spec(&self, function: &Function) -> Option<Spec> {
-        let config = &function.config;
-        Some(Spec {
-            arn: self.arn(&function.name),
-            version: Version::Latest,
-            generation: function.generation,
-            runtime: config.runtime.clone()?,
-            handler: config.handler.clone().unwrap_or_default(),
-            timeout_ms: u64::from(config.timeout_s) * 1_000,
-            memory_mb: config.memory_mb,
-            ephemeral_mb: config.ephemeral_mb,
-            environment: config.environment.clone(),
-            package: function.code.digest,
-            network: config.network,
-            instance_concurrency: config.instance_concurrency,
-            log_group: log_group(function),
-        })
     }
 
     /// Keeps the record of what runs now beside the one that an update is about to write. After a failed update the
@@ -274,7 +206,7 @@ impl Shared {
         }
         function.revision_id = new_revision_id();
         self.write(&function, Expect::Revision(revision)).await?;
-        self.publish(&function);
+        self.show(&function);
         Ok(())
     }
 }
@@ -312,49 +244,37 @@ impl Handle {
             if function_state::woken(&mut function).is_ok() {
                 function.revision_id = new_revision_id();
                 shared.write(&function, Expect::Revision(revision)).await?;
-                shared.publish(&function);
-                shared.clone().settle_later(&function);
+                shared.show(&function);
+                shared.clone().settle_later(&function, Version::Latest);
             }
             Ok(())
         })
         .await?;
-        self.until_settled(name, wait).await;
+        self.until_settled(name, Version::Latest, wait).await;
         Ok(())
     }
 
-    async fn until_settled(&self, name: &FunctionName, wait: Duration) {
+    /// Waits until a version is not Pending, at most for `wait`.
+    pub(crate) async fn until_settled(&self, name: &FunctionName, version: Version, wait: Duration) {
         /// Waking takes a few milliseconds; it is rare enough to look instead of being told.
         const LOOK: Duration = Duration::from_millis(10);
         let settled = async {
             loop {
-                let waking = match self.shared.config.snapshot.load().functions.get(name) {
+                let snapshot = self.shared.config.snapshot.load();
+                let pending = match snapshot.functions.get(name).and_then(|targets| targets.version(version)) {
                     Some(Target::NotReady { state }) => *state == "Pending",
                     Some(Target::Ready(_)) | None => false,
                 };
-                if !waking {
+                if !pending {
                     return;
                 }
+                drop(snapshot);
                 tokio::time::sleep(LOOK).await;
             }
         };
         // Whoever waited in vain reads the snapshot all the same.
         let _ = tokio::time::timeout(wait, settled).await;
     }
-}
-
-/// `/aws/lambda/<name>`, unless LoggingConfig names another.
-pub(crate) fn log_group(function: &Function) -> String {
-    let configured = function.config.echoed.get("LoggingConfig").and_then(|text| {
-        let value: serde_json::Value = serde_json::from_str(text).ok()?;
-        value.get("LogGroup")?.as_str().map(str::to_owned)
-    });
-    configured.unwrap_or_else(|| format!("/aws/lambda/{}", function.name))
-}
-
-/// Does the record say something else than what runs? Only an Active function runs at all.
-fn unsettled(function: &Function) -> bool {
-    function.state == State::Active
-        && matches!(function.last_update, Some(LastUpdate::InProgress(_) | LastUpdate::Failed(_)))
 }
 
 fn earlier_key(name: &FunctionName) -> String {

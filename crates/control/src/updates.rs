@@ -2,9 +2,10 @@
 //! running what ran before until `transitions` has completed it.
 
 use crate::packages::CodeSource;
+use crate::versions::AtVersion;
 use crate::{Error, Handle, Shared, new_revision_id, now_ms, to_the_end};
 use model::function::{Code, Network};
-use model::{Function, FunctionName, Runtime};
+use model::{Function, FunctionName, Runtime, Version};
 use scheduler::function_state;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -20,6 +21,8 @@ pub struct CodeChange {
     pub architecture: Option<String>,
     /// Only check, change nothing.
     pub dry_run: bool,
+    /// Whether the new state is published as a version at once.
+    pub publish: bool,
     /// Only if the record still has this revision id.
     pub revision_id: Option<String>,
 }
@@ -84,8 +87,9 @@ impl ConfigChange {
 
 impl Handle {
     /// Takes the new package and records the update as under way; the answer is that record. A dry run checks the
-    /// same and answers with the record as it would be, which is not written.
-    pub async fn update_code(&self, name: &FunctionName, change: CodeChange) -> Result<Function, Error> {
+    /// same and answers with the record as it would be, which is not written. If the update is published, the answer is
+    /// the version's record.
+    pub async fn update_code(&self, name: &FunctionName, change: CodeChange) -> Result<AtVersion, Error> {
         let turn = change.code.turn(&self.shared).await;
         to_the_end(update_code(self.shared.clone(), name.clone(), change, turn)).await
     }
@@ -101,7 +105,7 @@ async fn update_code(
     name: FunctionName,
     change: CodeChange,
     turn: Option<OwnedSemaphorePermit>,
-) -> Result<Function, Error> {
+) -> Result<AtVersion, Error> {
     // Checked before the package is unpacked, and again under the lock.
     let (function, _) = shared.read(&name).await?;
     may_update(&function, change.revision_id.as_deref())?;
@@ -110,17 +114,18 @@ async fn update_code(
     if change.dry_run {
         let mut function = function;
         set_code(&mut function, shared.check_package(zip).await?, architecture);
-        return Ok(function);
+        return Ok(AtVersion { version: Version::Latest, function });
     }
     let _upload = shared.uploads.read().await;
     let code = shared.keep_package(zip).await?;
     let apply = move |function: &mut Function| set_code(function, code, architecture);
-    start(&shared, &name, change.revision_id.as_deref(), apply).await
+    start(&shared, &name, change.revision_id.as_deref(), change.publish, apply).await
 }
 
 async fn update_config(shared: Arc<Shared>, name: FunctionName, mut change: ConfigChange) -> Result<Function, Error> {
     let revision_id = change.revision_id.take();
-    start(&shared, &name, revision_id.as_deref(), move |function| change.apply(function)).await
+    let started = start(&shared, &name, revision_id.as_deref(), false, move |function| change.apply(function)).await?;
+    Ok(started.function)
 }
 
 fn set_code(function: &mut Function, code: Code, architecture: Option<String>) {
@@ -130,7 +135,7 @@ fn set_code(function: &mut Function, code: Code, architecture: Option<String>) {
     }
 }
 
-fn may_update(function: &Function, revision_id: Option<&str>) -> Result<(), Error> {
+pub(crate) fn may_update(function: &Function, revision_id: Option<&str>) -> Result<(), Error> {
     if revision_id.is_some_and(|wanted| wanted != function.revision_id) {
         return Err(Error::RevisionMismatch { name: function.name.clone() });
     }
@@ -140,13 +145,15 @@ fn may_update(function: &Function, revision_id: Option<&str>) -> Result<(), Erro
     Ok(())
 }
 
-/// Writes an update's record and lets the transition go on in the background.
+/// Writes an update's record, and the version that is made of it if it is published and is no copy of the newest one,
+/// and lets the transitions go on in the background.
 async fn start(
     shared: &Arc<Shared>,
     name: &FunctionName,
     revision_id: Option<&str>,
+    publish: bool,
     change: impl FnOnce(&mut Function),
-) -> Result<Function, Error> {
+) -> Result<AtVersion, Error> {
     let _turn = shared.writer.lock().await;
     let (mut function, revision) = shared.read(name).await?;
     may_update(&function, revision_id)?;
@@ -157,7 +164,13 @@ async fn start(
     function.generation = shared.on_disk(|store| store.registry().next_generation()).await?;
     function.revision_id = new_revision_id();
     function.last_modified_ms = now_ms();
-    shared.write(&function, Expect::Revision(revision)).await?;
-    shared.clone().settle_later(&function);
-    Ok(function)
+    let copy = if publish { shared.copy_of(&function).await? } else { None };
+    let version = match publish && copy.is_none() {
+        true => Some(shared.freeze(&mut function, None).await?),
+        false => None,
+    };
+    shared.write_with(&function, Expect::Revision(revision), version.as_ref()).await?;
+    shared.clone().settle_later(&function, Version::Latest);
+    let started = shared.begin_version(function, version);
+    Ok(copy.map_or(started, AtVersion::from))
 }

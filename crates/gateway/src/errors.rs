@@ -5,7 +5,9 @@
 //! (`lambda-errors.md`).
 
 use crate::auth::AuthError;
-use control::{PackageError, RemoteError};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use control::{PackageError, RemoteError, WeightFault};
 use model::invocation::ThrottleReason;
 use model::{FunctionArn, Qualifier};
 use router::NoRoute;
@@ -185,6 +187,26 @@ pub fn from_control(error: control::Error, arn: &FunctionArn) -> Refusal {
             "The Revision Id provided does not match the latest Revision Id. Call the GetFunction/GetAlias API to \
              retrieve the latest Revision Id",
         ),
+        E::VersionMissing { number, .. } => not_found(&arn.with_version(model::Version::Number(number))),
+        E::AliasMissing { alias, .. } => {
+            let arn = arn.with(Qualifier::Alias(alias));
+            Refusal::new(Exception::ResourceNotFound, format!("Cannot find alias arn: {arn}"))
+        }
+        E::AliasExists { alias, .. } => {
+            let arn = arn.with(Qualifier::Alias(alias));
+            Refusal::new(Exception::ResourceConflict, format!("Alias already exists: {arn}"))
+        }
+        E::Weights(fault) => from_weights(fault),
+        E::PointedTo { aliases } => Refusal::new(
+            Exception::ResourceConflict,
+            format!("Unable to delete version because the following aliases reference it: [{}]", aliases.join(", ")),
+        ),
+        E::CodeMismatch { given, current, .. } => Refusal::invalid(format!(
+            "CodeSHA256 ({given}) is different from current CodeSHA256 in $LATEST ({}). Please try again with the \
+             CodeSHA256 in $LATEST.",
+            STANDARD.encode(current.0)
+        )),
+        E::NothingToPublish { .. } => not_ready("Failed"),
         E::TooManyTags { .. } => Refusal::invalid("Number of tags exceeds resource tag limit."),
         E::UnreservedBelowMinimum { minimum } => Refusal::untyped(format!(
             "Specified ReservedConcurrentExecutions for function decreases account's UnreservedConcurrentExecution below \
@@ -208,6 +230,25 @@ pub fn from_control(error: control::Error, arn: &FunctionArn) -> Refusal {
         ),
         E::Store(_) | E::Interrupted => Refusal::platform(&error),
     }
+}
+
+fn from_weights(fault: WeightFault) -> Refusal {
+    Refusal::invalid(match fault {
+        WeightFault::TooMany => "Number of items in AdditionalVersionWeights cannot be greater than 1".to_owned(),
+        WeightFault::Twice { number } => format!(
+            "Invalid function version {number}. Function version {number} is already included in routing configuration."
+        ),
+        WeightFault::Latest => "$LATEST is not supported for an alias pointing to more than 1 version".to_owned(),
+        // AWS has these two rules; its words for them are not known.
+        WeightFault::Roles => "The versions of an alias must have the same execution role.".to_owned(),
+        WeightFault::DeadLetters => "The versions of an alias must have the same dead-letter queue.".to_owned(),
+    })
+}
+
+/// A function that does not take what was asked of it now.
+fn not_ready(state: &str) -> Refusal {
+    let text = "The operation cannot be performed at this time. The function is currently in the following state:";
+    Refusal::new(Exception::ResourceConflict, format!("{text} {state}"))
 }
 
 /// A function that is not there.
@@ -261,13 +302,7 @@ pub fn from_router(error: router::Error, arn: &FunctionArn, qualifier: Option<&Q
         E::NoRoute(NoRoute::AliasMissing) => {
             Refusal::new(Exception::ResourceNotFound, format!("Cannot find alias arn: {}", qualified()))
         }
-        E::NoRoute(NoRoute::NotReady { state }) => Refusal::new(
-            Exception::ResourceConflict,
-            format!(
-                "The operation cannot be performed at this time. The function is currently in the following state: \
-                 {state}"
-            ),
-        ),
+        E::NoRoute(NoRoute::NotReady { state }) => not_ready(state),
         E::Throttled { reason, retry_after_s } => Refusal {
             reason: Some(reason),
             retry_after_s: Some(retry_after_s),

@@ -3,35 +3,43 @@
 use crate::auth::{Target, presign};
 use crate::concurrency;
 use crate::errors::{Refusal, from_control, not_found};
+use crate::paging::{items, marker, read_marker};
 use crate::request::{Answer, Call, Gateway, by_size, now_s};
 use crate::validation::references::{Kind, Named};
 use crate::validation::{Violations, code, configuration, patterns};
+use crate::versions;
 use crate::view::{self, Detail};
 use api::lambda::{CodeLocation, GetFunction, ListFunctions};
-use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use control::AtVersion;
 use model::{Function, FunctionName, Qualifier, Version};
 
 /// How long a code location works.
 const LOCATION_EXPIRES_S: u64 = 600;
+/// The most items that a caller may ask for.
+const MAX_ITEMS: i64 = 10_000;
 
 /// CreateFunction
 pub async fn create(gateway: &Gateway, call: Call) -> Result<Answer, Refusal> {
     let (place, limits, body) = (gateway.place.clone(), gateway.limits.clone(), call.body);
     let new = by_size(body.len(), move || configuration::create(&body, &place, &limits)).await??;
     let arn = gateway.place.arn(&new.name, None);
-    let function = gateway.control.create_function(new).await.map_err(|error| from_control(error, &arn))?;
-    Answer::of(201, &view::configuration(&function, &gateway.place, None, Detail::Full))
+    let created = gateway.control.create_function(new).await.map_err(|error| from_control(error, &arn))?;
+    Answer::of(201, &view::configuration(&created, &gateway.place, None, Detail::Full))
 }
 
 /// GetFunction
 pub async fn get(gateway: &Gateway, call: Call) -> Result<Answer, Refusal> {
-    let (named, function) = read(gateway, &call).await?;
+    let (named, at) = read(gateway, &call).await?;
+    let tags = match at.version {
+        Version::Latest => at.function.tags.clone(),
+        // Tags are the function's, whatever the qualifier.
+        Version::Number(_) => read_at(gateway, &named.name, None).await?.function.tags,
+    };
     let share = gateway.control.share_of(&named.name);
     let shown = GetFunction {
-        configuration: view::configuration(&function, &gateway.place, named.qualifier.as_ref(), Detail::Full),
-        code: CodeLocation { repository_type: "S3".to_owned(), location: location(gateway, &call, &function) },
-        tags: function.tags,
+        configuration: view::configuration(&at, &gateway.place, named.qualifier.as_ref(), Detail::Full),
+        code: CodeLocation { repository_type: "S3".to_owned(), location: location(gateway, &call, &at.function) },
+        tags,
         concurrency: share.reserved.map(|_| concurrency::shown(share)),
     };
     Answer::of(200, &shown)
@@ -39,8 +47,8 @@ pub async fn get(gateway: &Gateway, call: Call) -> Result<Answer, Refusal> {
 
 /// GetFunctionConfiguration
 pub async fn get_configuration(gateway: &Gateway, call: Call) -> Result<Answer, Refusal> {
-    let (named, function) = read(gateway, &call).await?;
-    Answer::of(200, &view::configuration(&function, &gateway.place, named.qualifier.as_ref(), Detail::Full))
+    let (named, at) = read(gateway, &call).await?;
+    Answer::of(200, &view::configuration(&at, &gateway.place, named.qualifier.as_ref(), Detail::Full))
 }
 
 /// UpdateFunctionCode
@@ -49,8 +57,10 @@ pub async fn update_code(gateway: &Gateway, call: Call) -> Result<Answer, Refusa
     let body = call.body.clone();
     let change = by_size(body.len(), move || code::update(&body)).await??;
     let arn = gateway.place.arn(&name, None);
-    let function = gateway.control.update_code(&name, change).await.map_err(|error| from_control(error, &arn))?;
-    Answer::of(200, &view::configuration(&function, &gateway.place, None, Detail::Full))
+    let publish = change.publish;
+    let updated = gateway.control.update_code(&name, change).await.map_err(|error| from_control(error, &arn))?;
+    let qualifier = publish.then(|| versions::qualifier(&updated));
+    Answer::of(200, &view::configuration(&updated, &gateway.place, qualifier.as_ref(), Detail::Full))
 }
 
 /// UpdateFunctionConfiguration
@@ -59,44 +69,29 @@ pub async fn update_configuration(gateway: &Gateway, call: Call) -> Result<Answe
     let change = configuration::update(&call.body, &gateway.place, &gateway.limits)?;
     let arn = gateway.place.arn(&name, None);
     let function = gateway.control.update_config(&name, change).await.map_err(|error| from_control(error, &arn))?;
-    Answer::of(200, &view::configuration(&function, &gateway.place, None, Detail::Full))
+    let updated = AtVersion { version: Version::Latest, function };
+    Answer::of(200, &view::configuration(&updated, &gateway.place, None, Detail::Full))
 }
 
 /// DeleteFunction
 pub async fn delete(gateway: &Gateway, call: Call) -> Result<Answer, Refusal> {
     let named = named(gateway, &call)?;
-    match &named.qualifier {
-        None => {}
+    let arn = gateway.place.arn(&named.name, None);
+    let deleted = match &named.qualifier {
+        None => gateway.control.delete_function(&named.name).await,
         Some(Qualifier::Version(Version::Latest)) => {
             return Err(Refusal::invalid("$LATEST version cannot be deleted without deleting the function."));
         }
-        // No version is published and no alias made, so there is nothing to delete.
-        Some(_) => return Err(not_found(&gateway.place.arn(&named.name, named.qualifier.as_ref()))),
-    }
-    let arn = gateway.place.arn(&named.name, None);
-    gateway.control.delete_function(&named.name).await.map_err(|error| from_control(error, &arn))?;
+        Some(Qualifier::Version(Version::Number(number))) => gateway.control.delete_version(&named.name, *number).await,
+        // AWS's words; DeleteAlias is what is meant.
+        Some(Qualifier::Alias(_)) => return Err(Refusal::invalid("Deletion of aliases is not currently supported.")),
+    };
+    deleted.map_err(|error| from_control(error, &arn))?;
     Ok(Answer::empty(204))
 }
 
 /// ListFunctions
 pub async fn list(gateway: &Gateway, call: Call) -> Result<Answer, Refusal> {
-    let page = page(gateway, &call)?;
-    let listed = gateway.control.functions(page.after, page.items).await;
-    let (functions, more) = listed.map_err(|error| Refusal::platform(&error))?;
-    let next_marker = functions.last().filter(|_| more).map(|last| marker(&last.name));
-    let latest = Qualifier::Version(Version::Latest);
-    let qualifier = page.all_versions.then_some(&latest);
-    let show = |f: &Function| view::configuration(f, &gateway.place, qualifier, Detail::Listed);
-    Answer::of(200, &ListFunctions { next_marker, functions: functions.iter().map(show).collect() })
-}
-
-struct Page {
-    after: Option<FunctionName>,
-    items: usize,
-    all_versions: bool,
-}
-
-fn page(gateway: &Gateway, call: &Call) -> Result<Page, Refusal> {
     let mut violations = Violations::default();
     let version = call.query.get("FunctionVersion");
     if let Some(version) = version {
@@ -105,46 +100,57 @@ fn page(gateway: &Gateway, call: &Call) -> Result<Page, Refusal> {
     if let Some(region) = call.query.get("MasterRegion") {
         violations.pattern(region, "masterRegion", &patterns::MASTER_REGION);
     }
-    let items = match call.query.get("MaxItems") {
-        None => gateway.limits.list_items,
-        Some(text) => {
-            let number: i64 = text.parse().map_err(|_| {
-                let text = "STRING_VALUE can not be converted to an Integer";
-                Refusal::new(crate::errors::Exception::Serialization, text)
-            })?;
-            violations.range(number, "maxItems", 1, 10_000);
-            usize::try_from(number).unwrap_or(1).clamp(1, gateway.limits.list_items.max(1))
-        }
-    };
+    let items = items(gateway, &call, &mut violations, MAX_ITEMS)?;
     violations.finish()?;
-    let after = call.query.get("Marker").filter(|text| !text.is_empty()).map(read_marker).transpose()?;
-    Ok(Page { after, items, all_versions: version.is_some() })
+    match version {
+        Some(_) => list_versions(gateway, &call, items).await,
+        None => list_latest(gateway, &call, items).await,
+    }
 }
 
-/// Opaque to clients: the name of the last function they have seen.
-fn marker(name: &FunctionName) -> String {
-    URL_SAFE_NO_PAD.encode(name.as_str())
+async fn list_latest(gateway: &Gateway, call: &Call, items: usize) -> Result<Answer, Refusal> {
+    let after = read_marker(call, |text| FunctionName::parse(text).ok())?;
+    let listed = gateway.control.functions(after, items).await;
+    let (functions, more) = listed.map_err(|error| Refusal::platform(&error))?;
+    let next_marker = functions.last().filter(|_| more).map(|last| marker(last.name.as_str()));
+    let show = |function: Function| {
+        let at = AtVersion { version: Version::Latest, function };
+        view::configuration(&at, &gateway.place, None, Detail::Listed)
+    };
+    Answer::of(200, &ListFunctions { next_marker, functions: functions.into_iter().map(show).collect() })
 }
 
-fn read_marker(text: &str) -> Result<FunctionName, Refusal> {
-    let name = URL_SAFE_NO_PAD.decode(text).ok().and_then(|bytes| String::from_utf8(bytes).ok());
-    name.and_then(|name| FunctionName::parse(&name).ok())
-        .ok_or_else(|| Refusal::invalid("The Marker is not one that ListFunctions has given."))
+/// All versions of all functions. A marker is the name and the version's number, 0 for `$LATEST`.
+async fn list_versions(gateway: &Gateway, call: &Call, items: usize) -> Result<Answer, Refusal> {
+    let after = read_marker(call, |text| {
+        let (name, number) = text.split_once(':')?;
+        Some((FunctionName::parse(name).ok()?, number.parse().ok()?))
+    })?;
+    let listed = gateway.control.all_versions(after, items).await;
+    let (found, more) = listed.map_err(|error| Refusal::platform(&error))?;
+    let behind = |last: &AtVersion| marker(&format!("{}:{}", last.function.name, versions::number(last.version)));
+    let next_marker = found.last().filter(|_| more).map(behind);
+    let show = |at: &AtVersion| view::configuration(at, &gateway.place, Some(&versions::qualifier(at)), Detail::Listed);
+    Answer::of(200, &ListFunctions { next_marker, functions: found.iter().map(show).collect() })
 }
 
 fn named(gateway: &Gateway, call: &Call) -> Result<Named, Refusal> {
     gateway.place.function(call.operation, Kind::Namespaced, call.parameter(0), call.query.get("Qualifier"))
 }
 
-async fn read(gateway: &Gateway, call: &Call) -> Result<(Named, Function), Refusal> {
+async fn read(gateway: &Gateway, call: &Call) -> Result<(Named, AtVersion), Refusal> {
     let named = named(gateway, call)?;
-    let arn = gateway.place.arn(&named.name, named.qualifier.as_ref());
-    match &named.qualifier {
-        None | Some(Qualifier::Version(Version::Latest)) => {}
-        Some(_) => return Err(not_found(&arn)),
-    }
-    let function = gateway.control.function(&named.name).await.map_err(|error| from_control(error, &arn))?;
-    Ok((named, function))
+    let at = read_at(gateway, &named.name, named.qualifier.as_ref()).await?;
+    Ok((named, at))
+}
+
+async fn read_at(gateway: &Gateway, name: &FunctionName, qualifier: Option<&Qualifier>) -> Result<AtVersion, Refusal> {
+    let arn = gateway.place.arn(name, qualifier);
+    gateway.control.function_at(name, qualifier).await.map_err(|error| match error {
+        // Recorded so: here an alias is a function's qualifier and no thing of its own.
+        control::Error::AliasMissing { .. } => not_found(&arn),
+        error => from_control(error, &arn),
+    })
 }
 
 /// A URL for the package, signed if this server asks for signatures.

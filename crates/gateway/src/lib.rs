@@ -28,6 +28,12 @@ mod payload;
 
 mod functions;
 
+mod versions;
+
+mod aliases;
+
+mod paging;
+
 mod view;
 
 mod tags;

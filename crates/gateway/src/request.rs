@@ -7,7 +7,7 @@ use crate::metrics::{Answered, Asked, Metrics};
 use crate::query::Query;
 use crate::routes::{self, Match, Operation};
 use crate::validation::references::Place;
-use crate::{Auth, account, browsers, concurrency, functions, ids, invoke, own_api, tags};
+use crate::{Auth, account, aliases, browsers, concurrency, functions, ids, invoke, own_api, tags, versions};
 use bytes::Bytes;
 use hyper::body::{Body, Incoming};
 use hyper::header::{CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
@@ -281,6 +281,13 @@ impl Gateway {
             | Operation::UpdateFunctionConfiguration
             | Operation::ListFunctions
             | Operation::DeleteFunction
+            | Operation::PublishVersion
+            | Operation::ListVersionsByFunction
+            | Operation::CreateAlias
+            | Operation::GetAlias
+            | Operation::UpdateAlias
+            | Operation::ListAliases
+            | Operation::DeleteAlias
             | Operation::TagResource
             | Operation::UntagResource
             | Operation::ListTags
@@ -354,6 +361,13 @@ impl Gateway {
             Operation::UpdateFunctionConfiguration => functions::update_configuration(self, call).await,
             Operation::ListFunctions => functions::list(self, call).await,
             Operation::DeleteFunction => functions::delete(self, call).await,
+            Operation::PublishVersion => versions::publish(self, call).await,
+            Operation::ListVersionsByFunction => versions::list(self, call).await,
+            Operation::CreateAlias => aliases::create(self, call).await,
+            Operation::GetAlias => aliases::get(self, call).await,
+            Operation::UpdateAlias => aliases::update(self, call).await,
+            Operation::ListAliases => aliases::list(self, call).await,
+            Operation::DeleteAlias => aliases::delete(self, call).await,
             Operation::TagResource => tags::tag(self, call).await,
             Operation::UntagResource => tags::untag(self, call).await,
             Operation::ListTags => tags::list(self, call).await,

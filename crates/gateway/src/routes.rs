@@ -38,6 +38,20 @@ pub enum Operation {
     /// Lambda's.
     DeleteFunctionConcurrency,
     /// Lambda's.
+    PublishVersion,
+    /// Lambda's.
+    ListVersionsByFunction,
+    /// Lambda's.
+    CreateAlias,
+    /// Lambda's.
+    GetAlias,
+    /// Lambda's.
+    UpdateAlias,
+    /// Lambda's.
+    ListAliases,
+    /// Lambda's.
+    DeleteAlias,
+    /// Lambda's.
     Invoke,
     /// Ours: reads a function's own settings.
     GetSettings,
@@ -130,11 +144,11 @@ const ROUTES: &[Route] = &[
     offered("POST", "/2015-03-31/functions", "CreateFunction", Operation::CreateFunction),
     offered("DELETE", "/2015-03-31/functions/{FunctionName}", "DeleteFunction", Operation::DeleteFunction),
     offered("GET", "/2015-03-31/functions/{FunctionName}", "GetFunction", Operation::GetFunction),
-    refused("GET", "/2015-03-31/functions/{FunctionName}/aliases", "", "ListAliases"),
-    refused("POST", "/2015-03-31/functions/{FunctionName}/aliases", "", "CreateAlias"),
-    refused("DELETE", "/2015-03-31/functions/{FunctionName}/aliases/{Name}", "", "DeleteAlias"),
-    refused("GET", "/2015-03-31/functions/{FunctionName}/aliases/{Name}", "", "GetAlias"),
-    refused("PUT", "/2015-03-31/functions/{FunctionName}/aliases/{Name}", "", "UpdateAlias"),
+    offered("GET", "/2015-03-31/functions/{FunctionName}/aliases", "ListAliases", Operation::ListAliases),
+    offered("POST", "/2015-03-31/functions/{FunctionName}/aliases", "CreateAlias", Operation::CreateAlias),
+    offered("DELETE", "/2015-03-31/functions/{FunctionName}/aliases/{Name}", "DeleteAlias", Operation::DeleteAlias),
+    offered("GET", "/2015-03-31/functions/{FunctionName}/aliases/{Name}", "GetAlias", Operation::GetAlias),
+    offered("PUT", "/2015-03-31/functions/{FunctionName}/aliases/{Name}", "UpdateAlias", Operation::UpdateAlias),
     offered("PUT", "/2015-03-31/functions/{FunctionName}/code", "UpdateFunctionCode", Operation::UpdateFunctionCode),
     offered("GET", "/2015-03-31/functions/{FunctionName}/configuration", "GetFunctionConfiguration", Operation::GetFunctionConfiguration),
     offered("PUT", "/2015-03-31/functions/{FunctionName}/configuration", "UpdateFunctionConfiguration", Operation::UpdateFunctionConfiguration),
@@ -142,8 +156,8 @@ const ROUTES: &[Route] = &[
     refused("GET", "/2015-03-31/functions/{FunctionName}/policy", "", "GetPolicy"),
     refused("POST", "/2015-03-31/functions/{FunctionName}/policy", "", "AddPermission"),
     refused("DELETE", "/2015-03-31/functions/{FunctionName}/policy/{StatementId}", "", "RemovePermission"),
-    refused("GET", "/2015-03-31/functions/{FunctionName}/versions", "", "ListVersionsByFunction"),
-    refused("POST", "/2015-03-31/functions/{FunctionName}/versions", "", "PublishVersion"),
+    offered("GET", "/2015-03-31/functions/{FunctionName}/versions", "ListVersionsByFunction", Operation::ListVersionsByFunction),
+    offered("POST", "/2015-03-31/functions/{FunctionName}/versions", "PublishVersion", Operation::PublishVersion),
     offered("GET", "/2016-08-19/account-settings", "GetAccountSettings", Operation::GetAccountSettings),
     offered("DELETE", "/2017-03-31/tags/{Resource}", "UntagResource", Operation::UntagResource),
     offered("GET", "/2017-03-31/tags/{Resource}", "ListTags", Operation::ListTags),
@@ -223,7 +237,7 @@ mod tests {
         assert_eq!(lambda.len(), 85);
         let names: BTreeSet<&str> = lambda.iter().map(|r| r.name).collect();
         assert_eq!(names.len(), 85);
-        assert_eq!(lambda.iter().filter(|r| r.operation.is_some()).count(), 15);
+        assert_eq!(lambda.iter().filter(|r| r.operation.is_some()).count(), 22);
     }
 
     #[test]

@@ -4,6 +4,7 @@ use crate::validation::references::Place;
 use api::lambda::{Environment, EphemeralStorage, FunctionConfiguration, RuntimeVersionConfig};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use control::AtVersion;
 use model::function::{Config, LastUpdate, Reason, State};
 use model::{Function, Qualifier, Version};
 use serde_json::{Value, json};
@@ -22,11 +23,12 @@ pub enum Detail {
 
 /// A function's record as the API shows it. The ARN is qualified if the caller's reference was.
 pub fn configuration(
-    function: &Function,
+    at: &AtVersion,
     place: &Place,
     qualifier: Option<&Qualifier>,
     detail: Detail,
 ) -> FunctionConfiguration {
+    let function = &at.function;
     let config = &function.config;
     let mut shown = FunctionConfiguration {
         function_name: function.name.to_string(),
@@ -40,7 +42,7 @@ pub fn configuration(
         memory_size: config.memory_mb,
         last_modified: timestamp(function.last_modified_ms),
         code_sha256: STANDARD.encode(function.code.digest.0),
-        version: Version::Latest.to_string(),
+        version: at.version.to_string(),
         environment: environment(config),
         revision_id: function.revision_id.clone(),
         package_type: config.package_type.clone(),
@@ -48,7 +50,7 @@ pub fn configuration(
         ephemeral_storage: Some(EphemeralStorage { size: config.ephemeral_mb }),
         ..FunctionConfiguration::default()
     };
-    show_echoed(&mut shown, function);
+    show_echoed(&mut shown, at);
     if detail == Detail::Full {
         show_states(&mut shown, function);
         shown.runtime_version_config = config.runtime.as_ref().map(|runtime| runtime_version(&runtime.0, place));
@@ -57,9 +59,9 @@ pub fn configuration(
 }
 
 /// What is only kept and shown, with Lambda's defaults for what was not sent.
-fn show_echoed(shown: &mut FunctionConfiguration, function: &Function) {
+fn show_echoed(shown: &mut FunctionConfiguration, at: &AtVersion) {
+    let function = &at.function;
     let echoed = |name: &str| -> Option<Value> { serde_json::from_str(function.config.echoed.get(name)?).ok() };
-    let off = || json!({ "ApplyOn": "None", "OptimizationStatus": "Off" });
     shown.vpc_config = echoed("VpcConfig");
     shown.dead_letter_config = echoed("DeadLetterConfig");
     shown.kms_key_arn = echoed("KMSKeyArn");
@@ -67,7 +69,7 @@ fn show_echoed(shown: &mut FunctionConfiguration, function: &Function) {
     shown.layers = echoed("Layers");
     shown.file_system_configs = echoed("FileSystemConfigs");
     shown.image_config_response = echoed("ImageConfig");
-    shown.snap_start = Some(echoed("SnapStart").unwrap_or_else(off));
+    shown.snap_start = Some(snap_start(echoed("SnapStart"), at.version));
     shown.logging_config = Some(logging(echoed("LoggingConfig"), function));
     shown.tenancy_config = echoed("TenancyConfig");
     shown.capacity_provider_config = echoed("CapacityProviderConfig");
@@ -98,6 +100,14 @@ fn show_states(shown: &mut FunctionConfiguration, function: &Function) {
 fn environment(config: &Config) -> Option<Environment> {
     let variables = config.environment.clone();
     (!variables.is_empty()).then_some(Environment { variables })
+}
+
+/// On is what a version is that was published while SnapStart applied to published versions.
+fn snap_start(configured: Option<Value>, version: Version) -> Value {
+    let apply_on = configured.and_then(|shown| Some(shown.get("ApplyOn")?.as_str()?.to_owned()));
+    let apply_on = apply_on.unwrap_or_else(|| "None".to_owned());
+    let on = apply_on == "PublishedVersions" && version != Version::Latest;
+    json!({ "ApplyOn": apply_on, "OptimizationStatus": if on { "On" } else { "Off" } })
 }
 
 fn logging(configured: Option<Value>, function: &Function) -> Value {

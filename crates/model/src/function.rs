@@ -5,8 +5,9 @@ use crate::digest::Digest;
 use crate::name::{FunctionName, Version};
 use crate::runtime::Runtime;
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
+use std::collections::BTreeMap;
+
+pub use crate::snapshot::{Snapshot, Target};
 
 /// A function: one record of the registry.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -29,6 +30,9 @@ pub struct Function {
     pub generation: Generation,
     /// Milliseconds since the Unix epoch.
     pub last_modified_ms: u64,
+    /// The greatest number that was ever given to a version of this function; 0 before the first.
+    #[serde(default)]
+    pub last_version: u64,
 }
 
 /// Names one runnable state of one function; never used twice in a data folder.
@@ -152,6 +156,9 @@ pub struct Spec {
     pub network: Network,
     /// Invocations that one instance runs at a time.
     pub instance_concurrency: u32,
+    /// Instances may be clones of one that has come through its Init: a published version of a function whose SnapStart
+    /// applies to published versions.
+    pub snap_start: bool,
     /// `/aws/lambda/<name>` unless configured.
     pub log_group: String,
 }
@@ -161,23 +168,4 @@ impl Spec {
     pub fn name(&self) -> &FunctionName {
         &self.arn.name
     }
-}
-
-/// What the router knows of one function.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Target {
-    /// Invocations run this.
-    Ready(Arc<Spec>),
-    /// Invocations are refused; the state's name as the API spells it.
-    NotReady {
-        /// `Pending`, `Failed` or `Inactive`.
-        state: &'static str,
-    },
-}
-
-/// All functions as of one moment. Written by `control`, read by `router`.
-#[derive(Debug, Clone, Default)]
-pub struct Snapshot {
-    /// By name.
-    pub functions: HashMap<FunctionName, Target>,
 }

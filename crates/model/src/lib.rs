@@ -12,13 +12,17 @@ pub mod invocation;
 pub mod limits;
 pub mod log;
 pub mod name;
+pub mod published;
 pub mod runtime;
+pub mod snapshot;
 
 pub use arn::{FunctionArn, FunctionReference, ReferenceError};
 pub use concurrency::{Share, Shares};
 pub use digest::Digest;
-pub use function::{Function, Generation, Snapshot, Spec};
+pub use function::{Function, Generation, Spec};
 pub use invocation::{Invocation, InvocationId, Outcome};
 pub use limits::Limits;
 pub use name::{AccountId, FunctionName, NameError, Qualifier, Region, Version};
+pub use published::{Alias, Published};
 pub use runtime::{Runtime, RuntimeFamily};
+pub use snapshot::Snapshot;

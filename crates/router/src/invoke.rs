@@ -86,7 +86,8 @@ impl Handle {
         let mut trace = Trace::default();
         let mut step = Instant::now();
 
-        let mut spec = self.resolve(&request.name, request.qualifier.as_ref())?;
+        let draw = fastrand::f64();
+        let mut spec = self.route(&request.name, request.qualifier.as_ref(), draw)?;
         trace.route_us = lap(&mut step);
 
         let permit = self.admit(&request.name)?;
@@ -98,7 +99,7 @@ impl Handle {
             if answer.as_ref().err() != Some(&Refusal::Draining) || self.is_draining() {
                 break;
             }
-            spec = self.resolve(&request.name, request.qualifier.as_ref())?;
+            spec = self.route(&request.name, request.qualifier.as_ref(), draw)?;
             answer = (self.worker)(invocation(&request, spec.clone()), self.admit(&request.name)?).await;
         }
         trace.worker_us = lap(&mut step);
@@ -107,10 +108,14 @@ impl Handle {
         answer.map(|completed| (completed, spec.version)).map_err(refused)
     }
 
-    /// Finds what a reference runs, without running it.
+    /// Finds what a reference runs, without running it. An alias of two versions leads to either, by its weights.
     pub fn resolve(&self, name: &FunctionName, qualifier: Option<&Qualifier>) -> Result<Arc<Spec>, Error> {
+        self.route(name, qualifier, fastrand::f64())
+    }
+
+    fn route(&self, name: &FunctionName, qualifier: Option<&Qualifier>, draw: f64) -> Result<Arc<Spec>, Error> {
         let snapshot = self.snapshot.load();
-        route(snapshot.functions.get(name), qualifier).map_err(Error::NoRoute)
+        route(snapshot.functions.get(name).map(Arc::as_ref), qualifier, draw).map_err(Error::NoRoute)
     }
 
     /// From now on no invocation is admitted; running ones go on.
@@ -176,8 +181,9 @@ fn lap(since: &mut Instant) -> u64 {
 mod tests {
     use super::*;
     use arc_swap::ArcSwap;
-    use model::function::{Generation, Network, Target};
+    use model::function::{Generation, Network};
     use model::invocation::{Outcome, Report};
+    use model::snapshot::{Target, Targets};
     use model::{AccountId, Digest, FunctionArn, Region, Runtime, Snapshot};
     use std::collections::BTreeMap;
     use std::sync::atomic::AtomicU64;
@@ -206,9 +212,11 @@ mod tests {
             package: Digest([0; 32]),
             network: Network::None,
             instance_concurrency: 1,
+            snap_start: false,
             log_group: String::new(),
         };
-        Arc::new(Snapshot { functions: [(name(), Target::Ready(Arc::new(spec)))].into() })
+        let targets = Targets::new(Target::Ready(Arc::new(spec)));
+        Arc::new(Snapshot { functions: [(name(), Arc::new(targets))].into() })
     }
 
     fn request() -> Request {

@@ -5,7 +5,7 @@ use crate::log_writer;
 use crate::serve::Settings;
 use api::launcher::{Grade, Hello};
 use arc_swap::ArcSwap;
-use model::function::{Generation, Target};
+use model::function::Generation;
 use model::{Shares, Snapshot};
 use std::collections::HashSet;
 use std::io::IsTerminal;
@@ -185,11 +185,7 @@ fn gateway_config(
 
 /// Everything that the snapshot says may run.
 fn generations(snapshot: &Snapshot) -> HashSet<Generation> {
-    let ready = snapshot.functions.values().filter_map(|target| match target {
-        Target::Ready(spec) => Some(spec.generation),
-        Target::NotReady { .. } => None,
-    });
-    ready.collect()
+    snapshot.ready().map(|spec| spec.generation).collect()
 }
 
 fn router(

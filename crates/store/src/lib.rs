@@ -10,13 +10,14 @@ mod functions;
 mod log_line;
 pub mod logs;
 pub mod packages;
+mod published;
 pub mod registry;
 pub mod remote;
 
 pub use error::Error;
 pub use logs::{Cursor, Logs};
 pub use packages::{PackageError, Packages, StoredZip};
-pub use registry::{Entry, Expect, Registry};
+pub use registry::{Change, Entry, Expect, Registry};
 
 use std::fs::{self, DirBuilder, File, Permissions, TryLockError};
 use std::io;

@@ -139,36 +139,47 @@ impl Registry {
         read().map_err(|source| Error::ReadRegistry { key: prefix.to_owned(), source })
     }
 
+    /// The record with the greatest key among those that start with `prefix`, which ends with a dot.
+    pub fn last(&self, prefix: &str) -> Result<Option<Entry>, Error> {
+        let start = prefix.strip_suffix('.').ok_or_else(|| Error::Key { key: prefix.to_owned() })?;
+        check_key(start)?;
+        let connection = self.lock();
+        let read = || {
+            let sql = "SELECT key, value, revision FROM entries WHERE key >= ?1 AND key < ?2 ORDER BY key DESC LIMIT 1";
+            let mut query = connection.prepare_cached(sql)?;
+            let found = query.query_row([prefix, &after_all(start)], |row| {
+                Ok(Entry { key: row.get(0)?, value: row.get(1)?, revision: from_column(row.get(2)?) })
+            });
+            found.optional()
+        };
+        read().map_err(|source| Error::ReadRegistry { key: prefix.to_owned(), source })
+    }
+
     /// Writes a record if `expect` holds, else [`Error::Conflict`]. Gives the record's new revision.
     pub fn put(&self, key: &str, value: &[u8], expect: Expect) -> Result<u64, Error> {
         check_key(key)?;
-        if value.len() > VALUE_BYTES_MAX {
-            return Err(Error::ValueTooLarge { key: key.to_owned(), bytes: value.len() });
-        }
-        self.change(key, |transaction| {
-            let found = revision_of(transaction, key)?;
-            if !expect.holds(found) {
-                return Ok(Err(Error::Conflict { key: key.to_owned(), expected: expect, found }));
+        check_value(key, value)?;
+        self.change(key, |transaction| put(transaction, key, value, expect))
+    }
+
+    /// Carries out all changes or, if one cannot be, none of them.
+    pub fn apply(&self, changes: &[Change]) -> Result<(), Error> {
+        let Some(first) = changes.first() else { return Ok(()) };
+        changes.iter().try_for_each(Change::check)?;
+        self.change(first.name(), |transaction| {
+            for change in changes {
+                if let Err(refusal) = change.carry_out(transaction)? {
+                    return Ok(Err(refusal));
+                }
             }
-            let revision = advance(transaction, REVISION_COUNTER)?;
-            let sql = "INSERT INTO entries (key, value, revision) VALUES (?1, ?2, ?3)
-                ON CONFLICT (key) DO UPDATE SET value = excluded.value, revision = excluded.revision";
-            transaction.prepare_cached(sql)?.execute(params![key, value, revision])?;
-            Ok(Ok(from_column(revision)))
+            Ok(Ok(()))
         })
     }
 
     /// Removes a record if `expect` holds, else [`Error::Conflict`]. Says whether there was one.
     pub fn delete(&self, key: &str, expect: Expect) -> Result<bool, Error> {
         check_key(key)?;
-        self.change(key, |transaction| {
-            let found = revision_of(transaction, key)?;
-            if !expect.holds(found) {
-                return Ok(Err(Error::Conflict { key: key.to_owned(), expected: expect, found }));
-            }
-            let removed = transaction.prepare_cached("DELETE FROM entries WHERE key = ?1")?.execute([key])?;
-            Ok(Ok(removed > 0))
-        })
+        self.change(key, |transaction| delete(transaction, key, expect))
     }
 
     /// The next number of a counter, from 1. A number that was given out is never given out again, whatever
@@ -196,6 +207,97 @@ impl Registry {
     /// when it is dropped. So a poisoned lock is as good as any.
     fn lock(&self) -> MutexGuard<'_, Connection> {
         self.connection.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One change among several that are carried out together.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// Writes a record.
+    Put {
+        /// Its key.
+        key: String,
+        /// Its value.
+        value: Vec<u8>,
+        /// What must be there.
+        expect: Expect,
+    },
+    /// Removes a record, if there is one.
+    Delete {
+        /// Its key.
+        key: String,
+        /// What must be there.
+        expect: Expect,
+    },
+    /// Removes all records whose keys start so.
+    DeleteAll {
+        /// Ends with a dot.
+        prefix: String,
+    },
+}
+
+impl Change {
+    fn name(&self) -> &str {
+        match self {
+            Change::Put { key, .. } | Change::Delete { key, .. } => key,
+            Change::DeleteAll { prefix } => prefix,
+        }
+    }
+
+    fn check(&self) -> Result<(), Error> {
+        match self {
+            Change::Put { key, value, .. } => check_key(key).and_then(|()| check_value(key, value)),
+            Change::Delete { key, .. } => check_key(key),
+            Change::DeleteAll { prefix } => match prefix.strip_suffix('.') {
+                Some(key) => check_key(key),
+                None => Err(Error::Key { key: prefix.clone() }),
+            },
+        }
+    }
+
+    fn carry_out(&self, transaction: &Transaction<'_>) -> rusqlite::Result<Result<(), Error>> {
+        match self {
+            Change::Put { key, value, expect } => Ok(put(transaction, key, value, *expect)?.map(|_| ())),
+            Change::Delete { key, expect } => Ok(delete(transaction, key, *expect)?.map(|_| ())),
+            Change::DeleteAll { prefix } => {
+                let sql = "DELETE FROM entries WHERE key >= ?1 AND key < ?2";
+                transaction.prepare_cached(sql)?.execute([prefix, &after_all(prefix.trim_end_matches('.'))])?;
+                Ok(Ok(()))
+            }
+        }
+    }
+}
+
+/// The end of the keys that start with `start` and a dot: in the order of bytes `/` comes right behind the dot.
+fn after_all(start: &str) -> String {
+    format!("{start}/")
+}
+
+fn put(transaction: &Transaction<'_>, key: &str, value: &[u8], expect: Expect) -> rusqlite::Result<Result<u64, Error>> {
+    let found = revision_of(transaction, key)?;
+    if !expect.holds(found) {
+        return Ok(Err(Error::Conflict { key: key.to_owned(), expected: expect, found }));
+    }
+    let revision = advance(transaction, REVISION_COUNTER)?;
+    let sql = "INSERT INTO entries (key, value, revision) VALUES (?1, ?2, ?3)
+        ON CONFLICT (key) DO UPDATE SET value = excluded.value, revision = excluded.revision";
+    transaction.prepare_cached(sql)?.execute(params![key, value, revision])?;
+    Ok(Ok(from_column(revision)))
+}
+
+fn delete(transaction: &Transaction<'_>, key: &str, expect: Expect) -> rusqlite::Result<Result<bool, Error>> {
+    let found = revision_of(transaction, key)?;
+    if !expect.holds(found) {
+        return Ok(Err(Error::Conflict { key: key.to_owned(), expected: expect, found }));
+    }
+    let removed = transaction.prepare_cached("DELETE FROM entries WHERE key = ?1")?.execute([key])?;
+    Ok(Ok(removed > 0))
+}
+
+fn check_value(key: &str, value: &[u8]) -> Result<(), Error> {
+    match value.len() {
+        bytes if bytes > VALUE_BYTES_MAX => Err(Error::ValueTooLarge { key: key.to_owned(), bytes }),
+        _ => Ok(()),
     }
 }
 

@@ -90,9 +90,9 @@ pub fn update(body: &[u8]) -> Result<CodeChange, Refusal> {
     let dry_run = fields.boolean("DryRun")?.unwrap_or(false);
     let publish = configuration::publish(&fields, &mut violations)?;
     violations.finish()?;
-    publish.refuse()?;
+    let publish = publish.judge()?;
     if sent.image_uri.is_some() {
         return Err(Refusal::invalid("Please don't provide ImageUri when updating a function with packageType Zip."));
     }
-    Ok(CodeChange { code: sent.source()?, architecture, dry_run, revision_id })
+    Ok(CodeChange { code: sent.source()?, architecture, dry_run, publish, revision_id })
 }

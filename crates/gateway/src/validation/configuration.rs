@@ -65,7 +65,7 @@ pub fn create(body: &[u8], place: &Place, limits: &Limits) -> Result<NewFunction
     };
     let name = place.unqualified("CreateFunction", name)?;
     refuse_images(package_type, &code)?;
-    publish.refuse()?;
+    let publish = publish.judge()?;
     signing.refuse()?;
     if sketch.runtime.is_none() || sketch.handler.is_none() {
         return Err(Refusal::invalid(
@@ -76,7 +76,7 @@ pub fn create(body: &[u8], place: &Place, limits: &Limits) -> Result<NewFunction
     if tags.len() > limits.tags {
         return Err(Refusal::invalid("Number of tags exceeds resource tag limit."));
     }
-    Ok(NewFunction { name, config: with_defaults(change, architecture), tags, code: code.source()? })
+    Ok(NewFunction { name, config: with_defaults(change, architecture), tags, code: code.source()?, publish })
 }
 
 /// Reads the body of UpdateFunctionConfiguration.
@@ -212,32 +212,30 @@ pub(super) fn architecture(fields: &Fields<'_>, violations: &mut Violations) -> 
     Ok(list.first().map(|architecture| (*architecture).to_owned()))
 }
 
-/// A member that Tidegate cannot carry out yet, named for the refusal.
-pub(super) struct Wish(Option<&'static str>);
+/// Whether a version is published as well.
+pub(super) struct Publish {
+    wanted: bool,
+    /// `$LATEST.PUBLISHED` is for capacity providers, which do not exist here.
+    elsewhere: bool,
+}
 
-impl Wish {
-    /// Refuses, if it was wished for.
-    pub(super) fn refuse(&self) -> Result<(), Refusal> {
-        match self.0 {
-            None => Ok(()),
-            Some(member) => Err(Refusal::invalid(format!(
-                "Tidegate does not publish versions yet; leave out {member} and use $LATEST."
-            ))),
+impl Publish {
+    /// Whether to publish; refuses what cannot be done.
+    pub(super) fn judge(&self) -> Result<bool, Refusal> {
+        match self.elsewhere {
+            true => Err(Refusal::invalid("Tidegate publishes numbered versions only; leave out PublishTo.")),
+            false => Ok(self.wanted),
         }
     }
 }
 
 /// Reads `Publish` and `PublishTo`.
-pub(super) fn publish(fields: &Fields<'_>, violations: &mut Violations) -> Result<Wish, Refusal> {
+pub(super) fn publish(fields: &Fields<'_>, violations: &mut Violations) -> Result<Publish, Refusal> {
     let publish_to = fields.text("PublishTo")?;
     if let Some(publish_to) = publish_to {
         violations.one_of(publish_to, "publishTo", &["LATEST_PUBLISHED"]);
     }
-    Ok(match (fields.boolean("Publish")?.unwrap_or(false), publish_to) {
-        (true, _) => Wish(Some("Publish")),
-        (false, Some(_)) => Wish(Some("PublishTo")),
-        (false, None) => Wish(None),
-    })
+    Ok(Publish { wanted: fields.boolean("Publish")?.unwrap_or(false), elsewhere: publish_to.is_some() })
 }
 
 /// A CodeSigningConfig; none exists here.

@@ -10,6 +10,8 @@ pub mod configuration;
 
 pub mod code;
 
+pub mod aliases;
+
 pub mod tags;
 
 mod environment;

@@ -29,6 +29,16 @@ pub const QUALIFIER: Pattern = Pattern {
     matches: |text| text == "$LATEST.PUBLISHED" || all(text, |c| is_word(c) || c == '$'),
 };
 
+pub const ALIAS_NAME: Pattern = Pattern {
+    text: r"(?!^[0-9]+$)([a-zA-Z0-9-_]+)",
+    matches: |text| all(text, is_word) && !all(text, |c| c.is_ascii_digit()),
+};
+
+pub const VERSION: Pattern =
+    Pattern { text: r"(\$LATEST|[0-9]+)", matches: |text| text == "$LATEST" || all(text, |c| c.is_ascii_digit()) };
+
+pub const VERSION_NUMBER: Pattern = Pattern { text: r"[0-9]+", matches: |text| all(text, |c| c.is_ascii_digit()) };
+
 pub const ROLE: Pattern = Pattern {
     text: r"arn:(aws[a-zA-Z-]*)?:iam::\d{12}:role/?[a-zA-Z_0-9+=,.@\-_/]+",
     matches: |text| {
@@ -277,6 +287,9 @@ mod tests {
                 "arn:aws:iam::000000000000:role/r r",
             ],
         );
+        check(&ALIAS_NAME, &["a", "a1", "1a", "-", "_9"], &["", "1", "2024", "a.b", "ä", "$LATEST"]);
+        check(&VERSION, &["$LATEST", "0", "12"], &["", "a", "$LATES", "1a", "٣"]);
+        check(&VERSION_NUMBER, &["0", "12"], &["", "$LATEST", "٣"]);
         check(&HANDLER, &["a.b", "ä"], &["", "a b", "a\nb"]);
         check(
             &ANY_ARN_OR_EMPTY,
@@ -318,7 +331,7 @@ mod tests {
         #[test]
         fn never_panics(text in ".{0,60}", arn in "arn:[a-z:0-9/-]{0,60}") {
             for pattern in [
-                &QUALIFIER, &ROLE, &HANDLER, &ANY_ARN_OR_EMPTY, &S3_BUCKET, &ANY_LINE, &SUBNET, &SECURITY_GROUP,
+                &QUALIFIER, &ALIAS_NAME, &VERSION, &VERSION_NUMBER, &ROLE, &HANDLER, &ANY_ARN_OR_EMPTY, &S3_BUCKET, &ANY_LINE, &SUBNET, &SECURITY_GROUP,
                 &ENVIRONMENT_NAME, &TAG, &LAYER, &FILE_SYSTEM, &LOCAL_MOUNT_PATH, &LOG_GROUP, &CODE_SIGNING_CONFIG,
                 &CAPACITY_PROVIDER, &TAGGABLE, &MASTER_REGION, &DURABLE_EXECUTION_NAME, &TENANT_ID,
             ] {

@@ -33,6 +33,7 @@ fn function(state: State, last_update: Option<LastUpdate>) -> Function {
         revision_id: "r".into(),
         generation: Generation(1),
         last_modified_ms: 0,
+        last_version: 0,
     }
 }
 

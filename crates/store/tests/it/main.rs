@@ -41,5 +41,6 @@ fn function(text: &str, digest: Digest) -> Function {
         revision_id: "r".to_owned(),
         generation: Generation(1),
         last_modified_ms: 0,
+        last_version: 0,
     }
 }

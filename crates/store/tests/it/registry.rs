@@ -1,11 +1,11 @@
 use crate::{function, name};
-use model::{Digest, Generation};
+use model::{Alias, Digest, Generation, Published, Version};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use store::registry::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
-use store::{Error, Expect, Registry, Store};
+use store::{Change, Error, Expect, Registry, Store};
 
 fn keys(registry: &Registry, prefix: &str, after: Option<&str>, limit: usize) -> String {
     let entries = registry.list(prefix, after, limit).unwrap();
@@ -224,4 +224,90 @@ proptest! {
     fn it_is_a_map_and_deterministic(writes in writes()) {
         prop_assert_eq!(apply(&writes), apply(&writes));
     }
+}
+
+fn published(text: &str, number: u64) -> Published {
+    Published { number, function: function(text, Digest([number as u8; 32])), latest_description: String::new() }
+}
+
+fn alias(text: &str, alias: &str) -> Alias {
+    Alias {
+        function: name(text),
+        name: alias.to_owned(),
+        version: Version::Number(1),
+        additional: BTreeMap::from([(2, 0.25)]),
+        description: String::new(),
+        revision_id: "r".to_owned(),
+    }
+}
+
+#[test]
+fn a_batch_is_whole_or_not_at_all() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    let registry = store.registry();
+    let put = |key: &str, expect| Change::Put { key: key.to_owned(), value: b"1".to_vec(), expect };
+    registry.apply(&[put("a.1", Expect::Absent), put("b.1", Expect::Absent)]).unwrap();
+    let failing =
+        [put("a.2", Expect::Absent), Change::DeleteAll { prefix: "b.".to_owned() }, put("a.1", Expect::Absent)];
+    assert!(matches!(registry.apply(&failing), Err(Error::Conflict { .. })));
+    assert_eq!(keys(registry, "", None, 9), "a.1 b.1");
+    assert!(matches!(registry.apply(&[put("a.3", Expect::Any), put(".", Expect::Any)]), Err(Error::Key { .. })));
+    assert_eq!(keys(registry, "", None, 9), "a.1 b.1");
+    registry.apply(&[]).unwrap();
+}
+
+#[test]
+fn versions_and_aliases_survive_a_restart_and_go_with_their_function() {
+    let dir = tempfile::tempdir().unwrap();
+    {
+        let store = Store::open(dir.path()).unwrap();
+        let registry = store.registry();
+        for other in ["f", "f-", "f1", "g"] {
+            let revision = registry.put_function(&function(other, Digest([0; 32])), Expect::Absent).unwrap();
+            registry
+                .publish(&function(other, Digest([0; 32])), Expect::Revision(revision), &published(other, 1))
+                .unwrap();
+            registry.put_alias(&alias(other, "live"), Expect::Absent).unwrap();
+        }
+        let (function, revision) = registry.function(&name("f")).unwrap().unwrap();
+        let stale = registry.publish(&function, Expect::Revision(revision + 100), &published("f", 2));
+        assert!(matches!(stale, Err(Error::Conflict { .. })));
+        assert_eq!(registry.version(&name("f"), 2).unwrap(), None);
+        for number in [2, 10, 9] {
+            registry.publish(&function, Expect::Any, &published("f", number)).unwrap();
+        }
+    }
+    let store = Store::open(dir.path()).unwrap();
+    let registry = store.registry();
+    let numbers = |after, limit| {
+        let found = registry.versions(&name("f"), after, limit).unwrap();
+        found.iter().map(|version| version.number).collect::<Vec<_>>()
+    };
+    assert_eq!(numbers(0, 9), [1, 2, 9, 10]);
+    assert_eq!(numbers(2, 1), [9]);
+    assert_eq!(registry.newest_version(&name("f")).unwrap(), Some(published("f", 10)));
+    assert_eq!(registry.newest_version(&name("absent")).unwrap(), None);
+    registry.delete_version(&name("f"), 9).unwrap();
+    assert_eq!(numbers(0, 9), [1, 2, 10]);
+    assert_eq!(registry.aliases(&name("f"), None, 9).unwrap(), [alias("f", "live")]);
+    registry.delete_alias(&name("g"), "live").unwrap();
+    assert!(registry.delete_function(&name("f"), Expect::Any).unwrap());
+    assert_eq!(numbers(0, 9), [0; 0]);
+    assert_eq!(registry.alias(&name("f"), "live").unwrap(), None);
+    let mut left = Vec::new();
+    registry.each_version(|version| left.push(format!("{}:{}", version.function.name, version.number))).unwrap();
+    registry.each_alias(|alias| left.push(format!("{}:{}", alias.function, alias.name))).unwrap();
+    assert_eq!(left.join(" "), "f-:1 f1:1 g:1 f-:live f1:live");
+}
+
+/// A data folder of a program that knew no versions: the record has no `last_version`.
+#[test]
+fn functions_of_older_programs_are_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    let mut record = serde_json::to_value(function("f", Digest([7; 32]))).unwrap();
+    record.as_object_mut().unwrap().remove("last_version").unwrap();
+    store.registry().put("function.f", record.to_string().as_bytes(), Expect::Any).unwrap();
+    assert_eq!(store.registry().function(&name("f")).unwrap().unwrap().0, function("f", Digest([7; 32])));
 }
