@@ -328,9 +328,9 @@ class TestConstraints:
 
 
 class TestNotHonouredYet:
-    def test_publish(self, api):
-        refusal = api.refused("create_function", **creation(Publish=True))
-        api.check(refusal, 400, "InvalidParameterValueException", re.compile("Publish"))
+    def test_publish_to(self, api):
+        refusal = api.refused("create_function", **creation(PublishTo="LATEST_PUBLISHED"))
+        api.check(refusal, 400, "InvalidParameterValueException", re.compile("PublishTo"))
 
     def test_images(self, api):
         asked = creation(PackageType="Image", Code={"ImageUri": "000000000000.dkr.ecr.us-east-1.amazonaws.com/a:b"})
@@ -343,8 +343,6 @@ class TestNotHonouredYet:
         [
             ("list_layers", {}),
             ("list_event_source_mappings", {}),
-            ("publish_version", {"FunctionName": "f"}),
-            ("create_alias", {"FunctionName": "f", "Name": "a", "FunctionVersion": "1"}),
             ("get_policy", {"FunctionName": "f"}),
             ("put_function_concurrency", {"FunctionName": "f", "ReservedConcurrentExecutions": 1}),
             ("create_function_url_config", {"FunctionName": "f", "AuthType": "NONE"}),

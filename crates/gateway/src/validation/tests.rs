@@ -175,9 +175,10 @@ fn business_rules() {
             r#"Lambda was unable to configure your environment variables because the environment variables you have provided exceeded the 4KB limit. String measured: {{"SMALL_VAR":"ok","LARGE_VAR":"{large}"}}"#
         )),
     );
+    check(json!({ "Publish": true }), "fine");
     check(
-        json!({ "Publish": true }),
-        &no("Tidegate does not publish versions yet; leave out Publish and use $LATEST."),
+        json!({ "PublishTo": "LATEST_PUBLISHED" }),
+        &no("Tidegate publishes numbered versions only; leave out PublishTo."),
     );
     check(
         json!({ "PackageType": "Image", "Code": { "ImageUri": "x" } }),
