@@ -279,7 +279,7 @@ mod tests {
 
     #[test]
     fn marks_are_held_against_ratios() {
-        check(2.0, Some(90.0), "must");
+        check(2.0, Some(40.0), "must");
         check(2.0, Some(60.0), "aim");
         check(2.0, Some(10.0), "NO");
         check(2.0, None, "-");

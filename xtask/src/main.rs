@@ -1,4 +1,4 @@
-//! Tasks for developers: `cargo xtask demo | test | ci | arrows | tidy | bench`.
+//! Tasks for developers: `cargo xtask demo | test | ci | arrows | tidy | bench | soak`.
 //!
 //! Each task is one module; `steps` starts other programs and `needs` installs what they need.
 #![forbid(unsafe_code)]
@@ -28,6 +28,7 @@ usage: cargo xtask TASK
   tidy                          check the rules of the house
   bench [--only ROW[,ROW]] [--rounds N] [--quick]
                                 measure beside comparators, print one table, write target/bench/latest.json
+  soak [--minutes N]            mixed load, churn and kills; fails if the platform fails a request or grows
 ";
 
 fn main() -> ExitCode {
@@ -55,6 +56,7 @@ fn dispatch(task: &str, rest: &[String]) -> Result<(), Failure> {
         ("arrows", []) => arrows::arrows(),
         ("tidy", []) => tidy::tidy(),
         ("bench", _) => bench::bench(rest),
+        ("soak", _) => suites::soak(rest),
         ("demo" | "ci" | "arrows" | "tidy", _) => Err(Failure(format!("takes no arguments\n{USAGE}"))),
         _ => Err(Failure(format!("unknown task\n{USAGE}"))),
     }

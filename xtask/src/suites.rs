@@ -69,6 +69,19 @@ fn end_to_end(pytest: &[String], tally: &mut Tally) -> Result<(), Failure> {
     counted(&mut command, tally)
 }
 
+/// `cargo xtask soak`: the arguments go to the program that drives the load.
+pub fn soak(arguments: &[String]) -> Result<(), Failure> {
+    needs::install(&[NFT, IP, MKE2FS, PYTHON]);
+    let binary = release_binary()?;
+    run(cargo().args(["build", "--release", "--package", "bench", "--bin", "native_bootstrap"]))?;
+    let root = root();
+    let python = needs::python_environment(&root.join("target/venv"), &root.join("tests/requirements.txt"))?;
+    let output = target_folder(&root).join("bench/soak.json");
+    let mut command = Command::new(python);
+    command.args(["-m", "support.soak", "--output"]).arg(output).args(arguments);
+    run(command.current_dir(root.join("tests")).env("TIDEGATE_BIN", binary))
+}
+
 /// Builds `tidegate` as it ships and returns its path.
 pub fn release_binary() -> Result<PathBuf, Failure> {
     run(cargo().args(["build", "--release", "--package", "tidegate"]))?;
