@@ -2,38 +2,51 @@
 //!
 //! Events go in, actions come out; [`Pool::step`] is the only door that moves anything. The rules:
 //!
-//! - An arriving waiter takes a free slot at once. Fuller instances come first (so that others become idle), then the
-//!   most recently used idle one (so that the longest idle ones can end). Without a free slot it waits, first come
-//!   first served, and a start is ordered unless the starts under way already cover all waiters.
-//! - A slot that becomes free, by `Ready` or by `Done`, goes to the oldest waiter.
+//! - An arriving waiter takes a free slot at once. Provisioned instances come first, then fuller ones (so that others
+//!   become idle), then the most recently used idle one (so that the longest idle ones are frozen and end). Without a
+//!   free slot it waits, first come first served.
+//! - Starts are ordered for waiters that would otherwise wait longer than a start takes (`estimates`); one step orders
+//!   as many as that needs. After a refusal it is one at a time, and twice as many after each that succeeds.
+//! - A waiter takes whichever comes first: a slot that becomes free, by `Done`, or a started instance, by `Ready`.
+//!   Starts that nobody needs any more are called off while they are young; older ones become idle instances.
 //! - Every waiter leaves by exactly one of: `Dispatch`, `Refuse`, `Fail`, or its own `Cancel`.
 //! - As long as somebody waits, an instance is starting or live; so a waiter is never forgotten.
-//! - One step orders at most one start. More are not needed, since each event uncovers at most one instance's worth
-//!   of waiters, and it keeps a full machine from being asked again and again for all waiters at once.
 //!
 //! The caller owes the pool: unique ids; for each `Start` one `Ready`, `StartRefused` or `Gone`; for each live instance
 //! a `Gone` in the end, also after `Stop`; a `Tick` at or after each `WakeAt`. Whatever else arrives (late, doubled,
 //! unknown) changes nothing. When a busy instance is `Gone`, the caller ends the invocations it had dispatched there.
+//!
+//! Modules in reading order: `events` (what goes in and out), `estimates` and `starts` (when to start), `idle` (when to
+//! freeze and stop), `provision` (instances ahead of invocations); `shelf` and `table` hold them.
 
 mod events;
+
+mod estimates;
+
+mod starts;
+
+mod idle;
+
 mod provision;
+
 mod shelf;
 
+mod table;
+
+pub use estimates::{Estimates, Queue, starts_wanted};
 pub use events::{Action, Cold, Dispatched, Event, Gone, Lane, Refusal, RefuseReason, StartReason, StopReason, Waited};
 pub use provision::{ProvisionedCounts, Trouble};
 
 use provision::Provision;
 use shelf::Shelf;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
+use table::{Instance, List, Place, Table};
 
 /// Names an instance. Chosen by the caller, unique for the life of the process.
 pub type InstanceId = u64;
 
 /// Names an invocation that wants a slot. Chosen by the caller, unique for the life of the process.
 pub type WaiterId = u64;
-
-/// How long the pool waits before it asks again, after a start was refused while others could still serve.
-pub const START_RETRY_US: u64 = 20_000;
 
 /// The settings of one pool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,6 +58,8 @@ pub struct Config {
     pub waiting_max: usize,
     /// Idle time after which an instance is stopped.
     pub idle_ms: u64,
+    /// Idle time after which an instance is frozen; 0 is never.
+    pub freeze_after_ms: u64,
     /// Most instances of this version that are starting or live; at the limit waiters wait for a free slot.
     pub instances_max: usize,
 }
@@ -68,21 +83,28 @@ pub struct Counts {
 #[derive(Debug)]
 pub struct Pool {
     config: Config,
-    instances: BTreeMap<InstanceId, Instance>,
+    table: Table,
     /// Live instances with free slots that are kept by order.
     provisioned: Shelf,
     /// All others with free slots.
     demand: Shelf,
-    provision: Provision,
-    waiting: VecDeque<Waiting>,
-    starting: usize,
+    /// Starts under way, oldest first.
+    starting: List,
     live: usize,
+    /// Slots taken on live instances.
+    busy_slots: u64,
+    waiting: VecDeque<Waiting>,
+    provision: Provision,
+    estimates: Estimates,
+    /// When a service has last ended.
+    done_us: u64,
+    /// Waits since the queue was last empty, or since the last start, that a further instance would have spared.
+    regret_us: u64,
+    refused: Refused,
     draining: bool,
     now_us: u64,
     /// For each [`Wake`], the announced `WakeAt` whose time has not come yet.
-    wakes_us: [Option<u64>; 3],
-    /// Set while starts lag behind the waiters because one was refused: the next is ordered at this time.
-    retry_at_us: Option<u64>,
+    wakes_us: [Option<u64>; WAKES],
 }
 
 /// What a Tick is wanted for.
@@ -90,8 +112,12 @@ pub struct Pool {
 enum Wake {
     Retry,
     Idle,
+    Freeze,
+    Silence,
     Provision,
 }
+
+const WAKES: usize = 5;
 
 #[derive(Debug, Clone, Copy)]
 struct Waiting {
@@ -99,16 +125,13 @@ struct Waiting {
     arrived_us: u64,
 }
 
-#[derive(Debug)]
-struct Instance {
-    phase: Phase,
-    role: Role,
-    /// Slots taken; only live instances have any.
-    busy: u32,
-    /// Why it was started; taken by the first dispatch.
-    first_use: Option<StartReason>,
-    /// Index in its shelf's `partly` while some slots are taken and some are free.
-    partly_at: usize,
+/// What follows from refused starts.
+#[derive(Debug, Default)]
+struct Refused {
+    /// Starts lag behind the waiters: no further one before this time.
+    retry_at_us: Option<u64>,
+    /// Most starts under way, until enough of them have succeeded.
+    starting_max: Option<usize>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -122,6 +145,8 @@ enum Phase {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Role {
     Demand,
+    /// Ordered ahead of demand: not called off; once live it is like any other.
+    Ahead,
     Provisioned,
 }
 
@@ -130,17 +155,21 @@ impl Pool {
     pub fn new(config: Config) -> Pool {
         Pool {
             config: Config { slots_per_instance: config.slots_per_instance.max(1), ..config },
-            instances: BTreeMap::new(),
+            table: Table::default(),
             provisioned: Shelf::default(),
             demand: Shelf::default(),
-            provision: Provision::default(),
-            waiting: VecDeque::new(),
-            starting: 0,
+            starting: List::default(),
             live: 0,
+            busy_slots: 0,
+            waiting: VecDeque::new(),
+            provision: Provision::default(),
+            estimates: Estimates::default(),
+            done_us: 0,
+            regret_us: 0,
+            refused: Refused::default(),
             draining: false,
             now_us: 0,
-            wakes_us: [None; 3],
-            retry_at_us: None,
+            wakes_us: [None; WAKES],
         }
     }
 
@@ -176,45 +205,35 @@ impl Pool {
         if let Some(reason) = start_reason {
             self.start_if_short(reason, next_instance, actions);
         }
-        self.start_provisioned(next_instance, actions);
-        if self.draining {
-            self.stop_surplus(actions);
+        if self.starting.len() > 0 {
+            self.call_off_surplus(actions);
         }
-        self.announce_wake(actions);
-    }
-
-    /// Stops an idle instance because its room is needed elsewhere; `false`, and nothing, if it is not idle or is kept
-    /// by order.
-    pub fn evict(&mut self, now_us: u64, instance: InstanceId, actions: &mut Vec<Action>) -> bool {
-        self.now_us = self.now_us.max(now_us);
-        let was_idle = self.demand.leave_idle(instance);
-        if was_idle {
-            self.stop_live(instance, StopReason::Evicted, actions);
+        if self.provision.counts.target > 0 {
+            self.start_provisioned(next_instance, actions);
         }
-        was_idle
-    }
-
-    /// The idle instances that may be evicted and since when (`now_us` of their last `Ready` or `Done`), longest idle
-    /// first.
-    pub fn idle(&self) -> Vec<(InstanceId, u64)> {
-        self.demand.idle.iter().copied().collect()
+        self.announce_wakes(actions);
     }
 
     /// No instance in any phase, no waiter: the pool may be dropped.
     pub fn is_empty(&self) -> bool {
-        self.instances.is_empty() && self.waiting.is_empty()
+        self.table.len() == 0 && self.waiting.is_empty()
     }
 
     /// How many of each there are.
     pub fn counts(&self) -> Counts {
         let idle = self.demand.idle.len() + self.provisioned.idle.len();
         Counts {
-            starting: self.starting,
+            starting: self.starting.len(),
             idle,
             busy: self.live - idle,
-            stopping: self.instances.len() - self.starting - self.live,
+            stopping: self.table.len() - self.starting.len() - self.live,
             waiting: self.waiting.len(),
         }
+    }
+
+    /// What has been observed so far.
+    pub fn estimates(&self) -> Estimates {
+        self.estimates
     }
 }
 
@@ -225,8 +244,8 @@ impl Pool {
             actions.push(Action::Refuse { waiter, reason: RefuseReason::Draining });
             return None;
         }
-        if let Some(instance) = self.provisioned.first().or_else(|| self.demand.first()) {
-            self.dispatch(waiter, instance, Waited::Not, actions);
+        if let Some(place) = self.provisioned.first().or_else(|| self.demand.first()) {
+            self.dispatch(waiter, place, Waited::Not, actions);
             return None;
         }
         if self.waiting.len() >= self.config.waiting_max {
@@ -238,92 +257,101 @@ impl Pool {
             return None;
         }
         self.waiting.push_back(Waiting { waiter, arrived_us: self.now_us });
-        Some(match self.starting + self.live {
+        Some(match self.present() {
             0 => StartReason::FromZero,
-            _ => StartReason::AllBusy { live: self.live, starting: self.starting },
+            _ => self.all_busy(),
         })
     }
 
     fn ready(&mut self, id: InstanceId, actions: &mut Vec<Action>) -> Option<StartReason> {
-        let instance = self.instances.get_mut(&id).filter(|i| i.phase == Phase::Starting)?;
-        instance.phase = Phase::Live;
-        let role = instance.role;
-        self.starting -= 1;
+        let place = self.table.find(id).filter(|place| self.table.get(*place).phase == Phase::Starting)?;
+        self.starting.remove(&mut self.table, place);
         self.live += 1;
-        if role == Role::Provisioned {
-            self.provision.counts.starting -= 1;
-            self.provision.counts.ready += 1;
-            self.provision.succeeded();
+        let instance = self.table.at(place);
+        let started_us = instance.since_us;
+        instance.phase = Phase::Live;
+        match instance.role {
+            Role::Demand => {}
+            Role::Ahead => instance.role = Role::Demand,
+            Role::Provisioned => self.provision.ready(),
         }
-        let (live, now_us) = (self.live, self.now_us);
-        let shelf = self.shelf(role);
-        shelf.idle.push_back((id, now_us));
-        // Room for all of them in both lists, so that no later Arrive or Done allocates.
-        shelf.idle.reserve(live.saturating_sub(shelf.idle.len()));
-        shelf.partly.reserve(live.saturating_sub(shelf.partly.len()));
+        self.estimates.start(self.now_us - started_us);
+        let (now_us, table, shelf) = self.shelved(place);
+        shelf.join_idle(table, place, now_us);
         for _ in 0..self.config.slots_per_instance {
             match self.waiting.pop_front() {
                 Some(Waiting { waiter, arrived_us }) => {
                     let waited = Waited::ForStart { us: self.now_us - arrived_us };
-                    self.dispatch(waiter, id, waited, actions);
+                    self.dispatch(waiter, place, waited, actions);
                 }
                 None => break,
             }
         }
-        self.stop_if_drained(id, actions);
-        None
+        if self.table.get(place).busy == 0 {
+            self.stop_if_draining(place, actions);
+        }
+        self.start_succeeded();
+        self.still_waiting()
     }
 
     fn done(&mut self, id: InstanceId, actions: &mut Vec<Action>) -> Option<StartReason> {
-        let slots = self.config.slots_per_instance;
-        let lane = self.lane_of(id)?;
-        let instance = self.instances.get_mut(&id).filter(|i| i.phase == Phase::Live && i.busy > 0)?;
-        if let Some(Waiting { waiter, arrived_us }) = self.waiting.pop_front() {
-            // The slot goes from hand to hand; a waiter means that no other slot is free.
-            let cold = instance.first_use.take().map_or(Cold::Warm, |reason| Cold::FirstUse { reason });
-            let waited = Waited::ForSlot { us: self.now_us - arrived_us };
-            actions.push(Action::Dispatch { waiter, instance: id, why: Dispatched { cold, waited, lane } });
+        let place = self.table.find(id)?;
+        let instance = self.table.at(place);
+        if instance.phase != Phase::Live || instance.busy == 0 {
             return None;
         }
-        let was_full = instance.busy == slots;
+        // With several slots it is not known which one is free: on average, a middling one.
+        let taken_us = instance.taken_us / u64::from(instance.busy);
+        instance.taken_us -= taken_us;
         instance.busy -= 1;
-        let (busy, role) = (instance.busy, instance.role);
-        let now_us = self.now_us;
-        let (shelf, instances) = match role {
-            Role::Demand => (&mut self.demand, &mut self.instances),
-            Role::Provisioned => (&mut self.provisioned, &mut self.instances),
-        };
-        if busy == 0 {
-            if !was_full {
-                shelf.leave_partly(id, instances);
-            }
-            shelf.idle.push_back((id, now_us));
-            self.provision.counts.in_use -= u32::from(role == Role::Provisioned);
-            self.stop_if_drained(id, actions);
-        } else if was_full {
-            shelf.join_partly(id, instances);
+        let busy = instance.busy;
+        self.busy_slots -= 1;
+        self.done_us = self.now_us;
+        self.estimates.service(self.now_us.saturating_sub(taken_us));
+        let slots = self.config.slots_per_instance;
+        let (now_us, table, shelf) = self.shelved(place);
+        if busy + 1 < slots {
+            shelf.partly.remove(table, place);
         }
-        None
+        if busy > 0 {
+            shelf.partly.push(table, place);
+        } else {
+            shelf.join_idle(table, place, now_us);
+            self.provision.counts.in_use -= u32::from(self.table.get(place).role == Role::Provisioned);
+        }
+        // A waiter means that no other slot is free.
+        match self.waiting.pop_front() {
+            Some(Waiting { waiter, arrived_us }) => {
+                let us = self.now_us - arrived_us;
+                self.regret_us = self.regret_us.saturating_add(self.estimates.regret_us(us));
+                self.dispatch(waiter, place, Waited::ForSlot { us }, actions);
+                self.still_waiting()
+            }
+            None => {
+                if busy == 0 {
+                    self.stop_if_draining(place, actions);
+                }
+                None
+            }
+        }
     }
 
     fn unfit(&mut self, id: InstanceId) -> Option<StartReason> {
-        self.instances.get(&id).filter(|i| i.phase == Phase::Live)?;
-        self.leave_live(id);
-        let instance = self.instances.get_mut(&id)?;
-        (instance.phase, instance.busy) = (Phase::Stopping, 0);
+        let place = self.table.find(id).filter(|place| self.table.get(*place).phase == Phase::Live)?;
+        self.leave_live(place);
         Some(StartReason::Replacement)
     }
 
     fn gone(&mut self, id: InstanceId, cause: Gone, actions: &mut Vec<Action>) -> Option<StartReason> {
-        let instance = self.instances.get(&id)?;
+        let place = self.table.find(id)?;
+        let instance = self.table.get(place);
         let (phase, role, unused) = (instance.phase, instance.role, instance.first_use.is_some());
         match phase {
             Phase::Starting => {
-                self.starting -= 1;
-                self.provision.counts.starting -= u32::from(role == Role::Provisioned);
+                self.leave_starting(place);
                 self.fail_oldest_if_short(id, cause, actions);
             }
-            Phase::Live => self.leave_live(id),
+            Phase::Live => self.leave_live(place),
             Phase::Stopping => {}
         }
         match cause {
@@ -333,9 +361,9 @@ impl Pool {
             }
             Gone::StartFailed | Gone::InitFailed | Gone::Crashed | Gone::Stopped => {}
         }
-        self.instances.remove(&id);
+        self.table.remove(id);
         // Whatever ended has made room, so a refusal before it no longer counts.
-        self.retry_at_us = None;
+        self.refused.retry_at_us = None;
         Some(StartReason::Replacement)
     }
 
@@ -345,38 +373,11 @@ impl Pool {
         None
     }
 
-    fn start_refused(&mut self, id: InstanceId, why: Refusal, actions: &mut Vec<Action>) -> Option<StartReason> {
-        let instance = self.instances.get(&id)?;
-        let (phase, role) = (instance.phase, instance.role);
-        match phase {
-            Phase::Live => return None,
-            // The refusal crossed our order to stop; no Gone will follow.
-            Phase::Stopping => {
-                self.instances.remove(&id);
-                return None;
-            }
-            Phase::Starting => {}
-        }
-        self.instances.remove(&id);
-        self.starting -= 1;
-        if role == Role::Provisioned {
-            self.provision.counts.starting -= 1;
-            self.provision.failed(self.now_us, Trouble::Refused(why));
-        }
-        if self.starting + self.live == 0 {
-            let reason = RefuseReason::NoCapacity;
-            actions.extend(self.waiting.drain(..).map(|w| Action::Refuse { waiter: w.waiter, reason }));
-        } else {
-            self.retry_at_us = Some(self.now_us.saturating_add(START_RETRY_US));
-        }
-        None
-    }
-
     fn drain(&mut self, actions: &mut Vec<Action>) -> Option<StartReason> {
         self.provision(0);
         self.draining = true;
-        while let Some((id, _)) = self.demand.idle.pop_front() {
-            self.stop_live(id, StopReason::Drained, actions);
+        while let Some(place) = self.demand.idle.first() {
+            self.stop_idle(place, StopReason::Drained, actions);
         }
         None
     }
@@ -385,198 +386,84 @@ impl Pool {
         for wake_us in &mut self.wakes_us {
             wake_us.take_if(|at| *at <= self.now_us);
         }
-        while let Some(&(id, since_us)) = self.demand.idle.front() {
-            let idle_us = self.now_us.saturating_sub(since_us);
-            if idle_us < self.idle_max_us() {
-                break;
-            }
-            self.demand.idle.pop_front();
-            self.stop_live(id, StopReason::Idle { idle_ms: idle_us / 1_000 }, actions);
-        }
-        Some(StartReason::AfterRefusal)
-    }
-
-    fn warm_up(&mut self, count: u32, next_instance: &mut dyn FnMut() -> InstanceId, actions: &mut Vec<Action>) {
-        let wanted = (count as usize).min(self.config.instances_max);
-        while !self.draining && self.starting + self.live < wanted {
-            self.start(Role::Demand, StartReason::WarmUp, next_instance, actions);
-        }
+        self.refused.retry_at_us.take_if(|at| *at <= self.now_us);
+        self.stop_and_freeze(actions);
+        let reason = if self.refused.starting_max.is_some() { StartReason::AfterRefusal } else { StartReason::Silence };
+        Some(reason)
     }
 }
 
 /// The parts that the events share.
 impl Pool {
-    fn shelf(&mut self, role: Role) -> &mut Shelf {
-        match role {
-            Role::Demand => &mut self.demand,
-            Role::Provisioned => &mut self.provisioned,
-        }
+    /// Instances that serve now or will.
+    fn present(&self) -> usize {
+        self.starting.len() + self.live
     }
 
-    fn lane_of(&self, id: InstanceId) -> Option<Lane> {
-        Some(match self.instances.get(&id)?.role {
-            Role::Provisioned => Lane::Provisioned,
-            Role::Demand if self.provision.counts.target > 0 => Lane::SpillOver,
-            Role::Demand => Lane::OnDemand,
-        })
-    }
-
-    fn idle_max_us(&self) -> u64 {
-        self.config.idle_ms.saturating_mul(1_000)
-    }
-
-    /// Takes a slot of a live instance that has one free; it is the last of its shelf's `partly` or `idle`.
-    fn dispatch(&mut self, waiter: WaiterId, id: InstanceId, waited: Waited, actions: &mut Vec<Action>) {
-        let Some(lane) = self.lane_of(id) else { return };
-        let Some(instance) = self.instances.get_mut(&id) else { return };
-        let shelf = match instance.role {
-            Role::Demand => &mut self.demand,
+    /// The shelf of a live instance, with what else is needed to move it there.
+    fn shelved(&mut self, place: Place) -> (u64, &mut Table, &mut Shelf) {
+        let shelf = match self.table.get(place).role {
+            Role::Demand | Role::Ahead => &mut self.demand,
             Role::Provisioned => &mut self.provisioned,
         };
-        if instance.busy == 0 {
-            shelf.idle.pop_back();
-            instance.partly_at = shelf.partly.len();
-            shelf.partly.push(id);
-            self.provision.counts.in_use += u32::from(instance.role == Role::Provisioned);
+        (self.now_us, &mut self.table, shelf)
+    }
+
+    /// Takes a slot of a live instance that has one free.
+    fn dispatch(&mut self, waiter: WaiterId, place: Place, waited: Waited, actions: &mut Vec<Action>) {
+        let slots = self.config.slots_per_instance;
+        let (now_us, table, shelf) = self.shelved(place);
+        let was_idle = table.get(place).busy == 0;
+        if was_idle {
+            shelf.leave_idle(table, place);
+        } else {
+            shelf.partly.remove(table, place);
         }
+        let instance = table.at(place);
         instance.busy += 1;
-        if instance.busy == self.config.slots_per_instance {
-            shelf.partly.pop();
+        instance.taken_us += now_us;
+        let (id, role) = (instance.id, instance.role);
+        let first_use = instance.first_use.take();
+        let was_frozen = std::mem::take(&mut instance.frozen);
+        if instance.busy < slots {
+            shelf.partly.push(table, place);
         }
-        let cold = instance.first_use.take().map_or(Cold::Warm, |reason| Cold::FirstUse { reason });
-        actions.push(Action::Dispatch { waiter, instance: id, why: Dispatched { cold, waited, lane } });
-    }
-
-    /// Waiters beyond what the starts under way will serve.
-    fn uncovered(&self) -> usize {
-        let covered = self.starting.saturating_mul(self.config.slots_per_instance as usize);
-        self.waiting.len().saturating_sub(covered)
-    }
-
-    fn wants_start(&self) -> bool {
-        self.uncovered() > 0 && self.starting + self.live < self.config.instances_max
-    }
-
-    fn start_if_short(
-        &mut self,
-        reason: StartReason,
-        next_instance: &mut dyn FnMut() -> InstanceId,
-        actions: &mut Vec<Action>,
-    ) {
-        let must_wait = self.retry_at_us.is_some_and(|at| self.now_us < at);
-        // With nobody present the start is ordered even so: else nothing would ever serve the waiters.
-        if !self.wants_start() || (must_wait && self.starting + self.live > 0) {
-            return;
-        }
-        self.start(Role::Demand, reason, next_instance, actions);
-        // Earlier refusals may have left more than one start to make up for; the next one follows in a while.
-        self.retry_at_us = self.wants_start().then(|| self.now_us.saturating_add(START_RETRY_US));
-    }
-
-    fn start_provisioned(&mut self, next_instance: &mut dyn FnMut() -> InstanceId, actions: &mut Vec<Action>) {
-        if self.provision.counts.target == 0 {
-            return;
-        }
-        self.provision.retry_at_us.take_if(|at| *at <= self.now_us);
-        let missing = self.provision.missing();
-        for _ in 0..missing {
-            if self.starting + self.live >= self.config.instances_max {
-                break;
+        self.busy_slots += 1;
+        let lane = match role {
+            Role::Provisioned => {
+                self.provision.counts.in_use += u32::from(was_idle);
+                Lane::Provisioned
             }
-            self.start(Role::Provisioned, StartReason::Provisioned, next_instance, actions);
-            self.provision.counts.starting += 1;
-        }
-    }
-
-    fn start(
-        &mut self,
-        role: Role,
-        reason: StartReason,
-        next_instance: &mut dyn FnMut() -> InstanceId,
-        actions: &mut Vec<Action>,
-    ) {
-        let id = next_instance();
-        let fresh = Instance { phase: Phase::Starting, role, busy: 0, first_use: Some(reason), partly_at: 0 };
-        self.instances.insert(id, fresh);
-        self.starting += 1;
-        actions.push(Action::Start { instance: id, reason });
-    }
-
-    /// A start that failed by itself is somebody's error: the oldest waiter's, unless other starts cover everybody.
-    fn fail_oldest_if_short(&mut self, instance: InstanceId, cause: Gone, actions: &mut Vec<Action>) {
-        match cause {
-            Gone::StartFailed | Gone::InitFailed | Gone::Crashed => {}
-            Gone::Stopped => return,
-        }
-        if self.uncovered() > 0
-            && let Some(Waiting { waiter, .. }) = self.waiting.pop_front()
-        {
-            actions.push(Action::Fail { waiter, instance });
-        }
-    }
-
-    fn stop_live(&mut self, id: InstanceId, reason: StopReason, actions: &mut Vec<Action>) {
-        if let Some(instance) = self.instances.get_mut(&id) {
-            instance.phase = Phase::Stopping;
-            self.live -= 1;
-            actions.push(Action::Stop { instance: id, reason });
-        }
-    }
-
-    /// The instance, live, has perhaps just become idle, at the back of `idle`; a draining pool has no use for it.
-    fn stop_if_drained(&mut self, id: InstanceId, actions: &mut Vec<Action>) {
-        if self.draining && self.demand.idle.back().is_some_and(|(last, _)| *last == id) {
-            self.demand.idle.pop_back();
-            self.stop_live(id, StopReason::Drained, actions);
-        }
-    }
-
-    /// Stops the newest starts that no waiter needs.
-    fn stop_surplus(&mut self, actions: &mut Vec<Action>) {
-        let needed = self.waiting.len().div_ceil(self.config.slots_per_instance as usize);
-        let surplus = self.starting.saturating_sub(needed);
-        if surplus == 0 {
-            return;
-        }
-        let newest_first = self.instances.iter_mut().rev().filter(|(_, i)| i.phase == Phase::Starting);
-        for (id, instance) in newest_first.take(surplus) {
-            instance.phase = Phase::Stopping;
-            actions.push(Action::Stop { instance: *id, reason: StopReason::Surplus });
-        }
-        self.starting -= surplus;
-    }
-
-    /// Takes a live instance out of every list and count of live ones; the caller gives it another phase.
-    fn leave_live(&mut self, id: InstanceId) {
-        let Some(instance) = self.instances.get(&id) else { return };
-        let (role, busy) = (instance.role, instance.busy);
-        let (shelf, instances) = match role {
-            Role::Demand => (&mut self.demand, &mut self.instances),
-            Role::Provisioned => (&mut self.provisioned, &mut self.instances),
+            Role::Demand | Role::Ahead if self.provision.counts.target > 0 => Lane::SpillOver,
+            Role::Demand | Role::Ahead => Lane::OnDemand,
         };
-        shelf.leave_partly(id, instances);
-        shelf.leave_idle(id);
-        self.live -= 1;
-        if role == Role::Provisioned {
+        if was_frozen {
+            actions.push(Action::Thaw { instance: id });
+        }
+        let cold = first_use.map_or(Cold::Warm, |reason| Cold::FirstUse { reason });
+        let why = Dispatched { cold, waited, lane, was_frozen };
+        actions.push(Action::Dispatch { waiter, instance: id, why });
+    }
+
+    /// Takes a live instance out of every list and count; it remains as one that is stopping.
+    fn leave_live(&mut self, place: Place) {
+        let slots = self.config.slots_per_instance;
+        let (_, table, shelf) = self.shelved(place);
+        let busy = table.get(place).busy;
+        if busy == 0 {
+            shelf.leave_idle(table, place);
+        } else if busy < slots {
+            shelf.partly.remove(table, place);
+        }
+        let instance = table.at(place);
+        instance.phase = Phase::Stopping;
+        (instance.busy, instance.taken_us) = (0, 0);
+        if instance.role == Role::Provisioned {
             self.provision.counts.ready -= 1;
             self.provision.counts.in_use -= u32::from(busy > 0);
         }
-    }
-
-    /// Announces the next time at which something happens by itself, unless a Tick that is no later is on its way. Idle
-    /// deadlines only ever move on, so one announcement serves until its time, and the same goes for retries.
-    fn announce_wake(&mut self, actions: &mut Vec<Action>) {
-        let idle_at_us = self.demand.idle.front().map(|(_, since_us)| since_us.saturating_add(self.idle_max_us()));
-        let retry_at_us = self.retry_at_us.filter(|_| self.wants_start());
-        for (wake, at_us) in
-            [(Wake::Retry, retry_at_us), (Wake::Idle, idle_at_us), (Wake::Provision, self.provision.retry_at_us)]
-        {
-            let announced_us = &mut self.wakes_us[wake as usize];
-            if let (Some(at_us), None) = (at_us, *announced_us) {
-                *announced_us = Some(at_us);
-                actions.push(Action::WakeAt { at_us });
-            }
-        }
+        self.live -= 1;
+        self.busy_slots -= u64::from(busy);
     }
 }
 

@@ -133,6 +133,16 @@ pub enum Action {
         /// Why.
         reason: StopReason,
     },
+    /// Let no process of the idle instance run.
+    Freeze {
+        /// The instance.
+        instance: InstanceId,
+    },
+    /// Undo `Freeze`; a dispatch to the instance follows.
+    Thaw {
+        /// The instance.
+        instance: InstanceId,
+    },
     /// Throttle the waiter.
     Refuse {
         /// The waiter; the pool forgets it.
@@ -147,7 +157,7 @@ pub enum Action {
         /// The instance that failed.
         instance: InstanceId,
     },
-    /// Send `Tick` at this time or soon after. Each stands, whatever follows.
+    /// Send `Tick` at this time or soon after. Each stands, whatever follows; a handful are outstanding at most.
     WakeAt {
         /// Microseconds, on the clock of `now_us`.
         at_us: u64,
@@ -162,9 +172,9 @@ pub enum StartReason {
     /// No slot is free, and the starts under way do not cover all waiters.
     AllBusy {
         /// Instances past Init.
-        live: usize,
+        live: u32,
         /// Instances before the end of Init.
-        starting: usize,
+        starting: u32,
     },
     /// An instance ended or failed, and its waiters need another.
     Replacement,
@@ -174,6 +184,13 @@ pub enum StartReason {
     Provisioned,
     /// Ordered ahead of invocations.
     WarmUp,
+    /// Waits were short but many: one more instance spares more of them than its start costs.
+    Sustained {
+        /// How many wait.
+        waiting: u32,
+    },
+    /// For much longer than a service should take, none has ended; the waiters no longer count on freed slots.
+    Silence,
 }
 
 impl StartReason {
@@ -186,6 +203,8 @@ impl StartReason {
             StartReason::AfterRefusal => "an earlier start had found no room",
             StartReason::Provisioned => "provisioned concurrency",
             StartReason::WarmUp => "a warm-up was ordered",
+            StartReason::Sustained { .. } => "invocations kept waiting for slots",
+            StartReason::Silence => "running invocations took longer than usual",
         }
     }
 }
@@ -199,6 +218,8 @@ pub struct Dispatched {
     pub waited: Waited,
     /// Whether the instance is one of those that are kept initialised.
     pub lane: Lane,
+    /// Whether the instance had to be thawed.
+    pub was_frozen: bool,
 }
 
 /// Whether an invocation meets a used instance.

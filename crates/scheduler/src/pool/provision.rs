@@ -1,6 +1,7 @@
 //! Instances that are kept initialised by order, whether anybody uses them or not.
 
-use super::{Gone, Instance, Phase, Pool, Refusal, Role};
+use super::table::{List, Place};
+use super::{Gone, Phase, Pool, Refusal, Role};
 
 /// Most starts of provisioned instances under way at a time, so that a large order leaves the machine to others.
 pub const PROVISION_STARTING_MAX: u32 = 16;
@@ -66,7 +67,9 @@ impl Provision {
     }
 
     /// A start has succeeded.
-    pub fn succeeded(&mut self) {
+    pub fn ready(&mut self) {
+        self.counts.starting -= 1;
+        self.counts.ready += 1;
         self.counts.failures = 0;
         self.counts.last_trouble = None;
         self.retry_at_us = None;
@@ -99,36 +102,43 @@ impl Pool {
         self.provision.retry_at_us = None;
         let there = self.provision.counts.ready + self.provision.counts.starting;
         for _ in target..there {
-            let of = |phase| move |(_, i): &(&u64, &Instance)| i.role == Role::Provisioned && i.phase == phase;
-            let idle = self.provisioned.idle.front().map(|(id, _)| *id);
-            let next = idle
-                .or_else(|| self.instances.iter().rev().find(of(Phase::Starting)).map(|(id, _)| *id))
-                .or_else(|| self.instances.iter().find(of(Phase::Live)).map(|(id, _)| *id));
-            match next {
-                Some(id) => self.release(id),
+            match self.releasable() {
+                Some(place) => self.release(place),
                 None => break,
             }
         }
     }
 
+    fn releasable(&self) -> Option<Place> {
+        let is_provisioned = |place: &Place| self.table.get(*place).role == Role::Provisioned;
+        let mut newest_first = std::iter::successors(self.starting.last(), |place| List::before(&self.table, *place));
+        let starting = || newest_first.find(is_provisioned);
+        let live = || {
+            let found = |(_, i): &(Place, &super::Instance)| i.role == Role::Provisioned && i.phase == Phase::Live;
+            self.table.iter().find(found).map(|(place, _)| place)
+        };
+        self.provisioned.idle.first().or_else(starting).or_else(live)
+    }
+
     /// Makes an ordinary instance of a provisioned one.
-    fn release(&mut self, id: u64) {
-        let Some(instance) = self.instances.get_mut(&id) else { return };
-        instance.role = Role::Demand;
-        let (phase, busy) = (instance.phase, instance.busy);
+    fn release(&mut self, place: Place) {
+        let slots = self.config.slots_per_instance;
+        let (phase, busy) = (self.table.get(place).phase, self.table.get(place).busy);
         match phase {
             Phase::Starting => self.provision.counts.starting -= 1,
             Phase::Live => {
                 self.provision.counts.ready -= 1;
                 self.provision.counts.in_use -= u32::from(busy > 0);
+                if busy == 0 {
+                    self.provisioned.leave_idle(&mut self.table, place);
+                    self.demand.join_idle(&mut self.table, place, self.now_us);
+                } else if busy < slots {
+                    self.provisioned.partly.remove(&mut self.table, place);
+                    self.demand.partly.push(&mut self.table, place);
+                }
             }
             Phase::Stopping => {}
         }
-        let shelf = &mut self.provisioned;
-        if shelf.leave_idle(id) {
-            self.demand.idle.push_back((id, self.now_us));
-        } else if shelf.leave_partly(id, &mut self.instances) {
-            self.demand.join_partly(id, &mut self.instances);
-        }
+        self.table.at(place).role = Role::Demand;
     }
 }

@@ -1,0 +1,97 @@
+//! Instances without work: frozen after a while, stopped in the end, evicted when their room is needed.
+
+use super::table::Place;
+use super::{Action, InstanceId, Phase, Pool, StopReason, Wake};
+
+impl Pool {
+    /// Stops an idle instance because its room is needed elsewhere; `false`, and nothing, if it is not idle or is kept
+    /// by order.
+    pub fn evict(&mut self, now_us: u64, instance: InstanceId, actions: &mut Vec<Action>) -> bool {
+        self.now_us = self.now_us.max(now_us);
+        let idle = |place: &Place| {
+            let instance = self.table.get(*place);
+            instance.phase == Phase::Live && instance.busy == 0 && instance.role != super::Role::Provisioned
+        };
+        match self.table.find(instance).filter(idle) {
+            Some(place) => {
+                self.stop_idle(place, StopReason::Evicted, actions);
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// The idle instances that may be evicted and since when (`now_us` of their last `Ready` or `Done`), longest idle
+    /// first.
+    pub fn idle(&self) -> Vec<(InstanceId, u64)> {
+        self.demand.idle.iter(&self.table).map(|instance| (instance.id, instance.since_us)).collect()
+    }
+
+    pub(super) fn stop_idle(&mut self, place: Place, reason: StopReason, actions: &mut Vec<Action>) {
+        let id = self.table.get(place).id;
+        self.leave_live(place);
+        actions.push(Action::Stop { instance: id, reason });
+    }
+
+    /// A draining pool has no use for an idle instance.
+    pub(super) fn stop_if_draining(&mut self, place: Place, actions: &mut Vec<Action>) {
+        if self.draining {
+            self.stop_idle(place, StopReason::Drained, actions);
+        }
+    }
+
+    /// Stops those that have been idle for too long, freezes those that have been for long.
+    pub(super) fn stop_and_freeze(&mut self, actions: &mut Vec<Action>) {
+        while let Some(place) = self.demand.idle.first() {
+            let idle_us = self.now_us.saturating_sub(self.table.get(place).since_us);
+            if idle_us < self.idle_max_us() {
+                break;
+            }
+            self.stop_idle(place, StopReason::Idle { idle_ms: idle_us / 1_000 }, actions);
+        }
+        let Some(freeze_after_us) = self.freeze_after_us() else { return };
+        for shelf in [&mut self.demand, &mut self.provisioned] {
+            while let Some(place) = shelf.thawed() {
+                let instance = self.table.get(place);
+                if self.now_us.saturating_sub(instance.since_us) < freeze_after_us {
+                    break;
+                }
+                actions.push(Action::Freeze { instance: instance.id });
+                shelf.freeze(&mut self.table, place);
+            }
+        }
+    }
+
+    pub(super) fn idle_max_us(&self) -> u64 {
+        self.config.idle_ms.saturating_mul(1_000)
+    }
+
+    fn freeze_after_us(&self) -> Option<u64> {
+        (self.config.freeze_after_ms > 0).then(|| self.config.freeze_after_ms.saturating_mul(1_000))
+    }
+
+    /// Announces the next times at which something happens by itself, unless a Tick that is not much later is on its
+    /// way: one that comes in more than twice the time is announced anew, so that few are ever outstanding.
+    pub(super) fn announce_wakes(&mut self, actions: &mut Vec<Action>) {
+        let since_us = |place: Option<Place>| place.map(|place| self.table.get(place).since_us);
+        let idle_us = since_us(self.demand.idle.first()).map(|us| us.saturating_add(self.idle_max_us()));
+        let thawed_us = [self.demand.thawed(), self.provisioned.thawed()].into_iter().filter_map(since_us).min();
+        let freeze_us = self.freeze_after_us().and_then(|after_us| Some(thawed_us?.saturating_add(after_us)));
+        let silence_us = self.silence_ends_us().filter(|at| *at > self.now_us);
+        for (wake, at_us) in [
+            (Wake::Retry, self.refused.retry_at_us.filter(|_| !self.waiting.is_empty())),
+            (Wake::Idle, idle_us),
+            (Wake::Freeze, freeze_us),
+            (Wake::Silence, silence_us),
+            (Wake::Provision, self.provision.retry_at_us),
+        ] {
+            let Some(at_us) = at_us else { continue };
+            let announced_us = &mut self.wakes_us[wake as usize];
+            let in_us = |at_us: u64| at_us.saturating_sub(self.now_us);
+            if announced_us.is_none_or(|announced_us| in_us(announced_us) / 2 > in_us(at_us)) {
+                *announced_us = Some(at_us);
+                actions.push(Action::WakeAt { at_us });
+            }
+        }
+    }
+}
