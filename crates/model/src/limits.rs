@@ -61,6 +61,8 @@ pub struct Limits {
     pub waiting_per_version: usize,
     /// Idle time before an instance is stopped, ours.
     pub idle_ms: u64,
+    /// Idle time before an instance is frozen and uses no CPU time, ours; 0 means never.
+    pub freeze_after_ms: u64,
     /// How long running invocations may take to finish after SIGTERM, ours.
     pub drain_ms: u64,
     /// Functions in a page of ListFunctions, at most.
@@ -117,6 +119,7 @@ impl Default for Limits {
             instances_memory_mb: 0,
             waiting_per_version: 1_000,
             idle_ms: 300_000,
+            freeze_after_ms: 1_000,
             drain_ms: 30_000,
             list_items: 50,
             header_bytes: 32_768,

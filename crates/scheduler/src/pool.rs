@@ -98,7 +98,9 @@ pub struct Pool {
     estimates: Estimates,
     /// When a service has last ended.
     done_us: u64,
-    /// Waits since the queue was last empty, or since the last start, that a further instance would have spared.
+    /// Since when somebody has waited at all times.
+    queued_since_us: u64,
+    /// Waits since then, or since the last start, that a further instance would have spared.
     regret_us: u64,
     refused: Refused,
     draining: bool,
@@ -165,6 +167,7 @@ impl Pool {
             provision: Provision::default(),
             estimates: Estimates::default(),
             done_us: 0,
+            queued_since_us: 0,
             regret_us: 0,
             refused: Refused::default(),
             draining: false,
@@ -255,6 +258,9 @@ impl Pool {
         if self.config.instances_max == 0 {
             actions.push(Action::Refuse { waiter, reason: RefuseReason::NoCapacity });
             return None;
+        }
+        if self.waiting.is_empty() {
+            (self.queued_since_us, self.regret_us) = (self.now_us, 0);
         }
         self.waiting.push_back(Waiting { waiter, arrived_us: self.now_us });
         Some(match self.present() {

@@ -150,6 +150,7 @@ fn limits(mut section: Section<'_>, limits: &mut Limits) {
         instances_memory_mb: 0..=MAX,
         waiting_per_version: 1..=MAX,
         idle_ms: 1..=MAX,
+        freeze_after_ms: 0..=MAX,
         drain_ms: 0..=MAX,
         list_items: 1..=10_000,
         header_bytes: 8_192..=1_048_576,

@@ -44,6 +44,7 @@ pub fn script(seed: u64) -> String {
         ("account", account),
         ("waiting", chance.between(0, 20)),
         ("idle", chance.between(0, 300)),
+        ("freeze", chance.between(0, 200)),
         ("init-limit", chance.between(1, 60)),
         ("stop", chance.between(0, 20)),
     ];

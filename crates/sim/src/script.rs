@@ -62,6 +62,8 @@ pub struct Machine {
     pub waiting: usize,
     /// Idle time before an instance is stopped.
     pub idle_ms: u64,
+    /// Idle time before an instance is frozen; 0 is never.
+    pub freeze_ms: u64,
     /// Time for the first try of Init.
     pub init_limit_ms: u64,
     /// Time from the order to stop until an instance is gone.
@@ -77,6 +79,7 @@ impl Default for Machine {
             account: limits.concurrent_executions,
             waiting: limits.waiting_per_version,
             idle_ms: limits.idle_ms,
+            freeze_ms: 0,
             init_limit_ms: limits.init_ms,
             stop_ms: 1,
         }
@@ -334,6 +337,7 @@ fn machine(settings: &[&str]) -> Result<Machine, Problem> {
         account: settings.small("account", default.account)?,
         waiting: settings.small("waiting", 1_000)? as usize,
         idle_ms: settings.number("idle", default.idle_ms)?,
+        freeze_ms: settings.number("freeze", default.freeze_ms)?,
         init_limit_ms: settings.number("init-limit", default.init_limit_ms)?,
         stop_ms: settings.number("stop", default.stop_ms)?,
     };

@@ -84,6 +84,7 @@ struct Instance {
     /// Tries of Init so far, the running one included.
     attempt: u32,
     running: BTreeSet<WaiterId>,
+    frozen: bool,
 }
 
 #[derive(Debug)]
@@ -314,6 +315,7 @@ impl World {
             slots_per_instance: deployed.function.slots,
             waiting_max: self.machine.waiting,
             idle_ms: self.machine.idle_ms,
+            freeze_after_ms: self.machine.freeze_ms,
             instances_max: self.machine.instances,
         });
         self.pools.insert(generation, Generated { name: name.to_owned(), pool });

@@ -74,6 +74,14 @@ impl Launches {
         self.send(Request::Settle { instance: id }, Vec::new());
     }
 
+    /// Lets no process of an instance run, or lets them run again. Requests are obeyed in order, so an invocation that
+    /// is sent after the thaw finds a guest that will read it.
+    pub fn freeze(&self, id: u64, frozen: bool) {
+        let instance = id;
+        let request = if frozen { Request::Freeze { instance } } else { Request::Thaw { instance } };
+        self.send(request, Vec::new());
+    }
+
     /// Ends an instance at once; nothing if it has ended.
     pub fn kill(&self, id: u64) {
         if self.lock().contains_key(&id) {

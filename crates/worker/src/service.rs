@@ -244,6 +244,7 @@ impl Shared {
             slots_per_instance: spec.instance_concurrency,
             waiting_max: self.limits.waiting_per_version,
             idle_ms: self.limits.idle_ms,
+            freeze_after_ms: self.limits.freeze_after_ms,
             instances_max: self.limits.instances as usize,
         };
         let version = Arc::new(Versioned::new(spec.clone(), config));

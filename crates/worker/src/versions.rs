@@ -233,6 +233,8 @@ impl Versioned {
                     None => shared.call_off(instance),
                 }
             }
+            Action::Freeze { instance } => state.freeze(shared, instance, true),
+            Action::Thaw { instance } => state.freeze(shared, instance, false),
             Action::Refuse { waiter, reason } => state.grant(waiter, Grant::Refused(refusal(reason))),
             Action::Fail { waiter, instance } => {
                 let grant = match state.failures.get(&instance) {
@@ -256,6 +258,12 @@ impl VersionState {
     fn step(&mut self, shared: &Shared, event: Event) {
         let mut next_instance = || shared.next_id();
         self.pool.step(shared.clock_us(), &mut next_instance, event, &mut self.actions);
+    }
+
+    fn freeze(&self, shared: &Shared, instance: InstanceId, frozen: bool) {
+        if let Some(on) = self.instances.get(&instance) {
+            shared.launches.freeze(on.id, frozen);
+        }
     }
 
     /// A waiter that has left between the decision and now gives its slot back in `Wait::drop`.

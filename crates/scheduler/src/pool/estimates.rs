@@ -7,13 +7,14 @@
 //!   its own at once;
 //! - a short function's slots, busy or starting, each clear as many waiters as services fit into a start;
 //! - when no service ends for much longer than one should take, what is known no longer counts;
-//! - waits that are short enough for this rule, but many, and longer than services, add up to a further start.
+//! - waits that are short enough for this rule, but longer than services, add up to a further start in a queue that
+//!   has not been empty for as long as a start takes.
 
 /// Newer observations weigh an eighth.
 const WEIGHT: u64 = 8;
 
 /// Services that must fit into a silence before estimates stop to count, and the shortest such silence.
-const SILENT_SERVICES: u64 = 8;
+const SILENT_SERVICES: u64 = 4;
 /// See [`SILENT_SERVICES`].
 const SILENCE_MIN_US: u64 = 10_000;
 
@@ -58,9 +59,10 @@ impl Estimates {
         if waited_us > unworthy_us { waited_us } else { 0 }
     }
 
-    /// Whether so much regret is worth a start.
-    pub(super) fn is_worth_a_start(self, regret_us: u64) -> bool {
-        self.start_us.is_some_and(|us| regret_us >= us.saturating_mul(REGRET_STARTS).max(REGRET_MIN_US))
+    /// Whether so much regret is worth a start, in a queue that has not been empty for so long.
+    pub(super) fn is_worth_a_start(self, regret_us: u64, queued_us: u64) -> bool {
+        let worth_us = |start_us: u64| start_us.saturating_mul(REGRET_STARTS).max(REGRET_MIN_US);
+        self.start_us.is_some_and(|start_us| queued_us >= start_us && regret_us >= worth_us(start_us))
     }
 }
 
@@ -146,9 +148,10 @@ mod tests {
     fn regret() {
         let estimates = Estimates { service_us: Some(3_000), start_us: Some(10_000) };
         assert_eq!([5_000, 6_000, 6_001].map(|us| estimates.regret_us(us)), [0, 0, 6_001]);
-        assert_eq!([79_999, 80_000].map(|us| estimates.is_worth_a_start(us)), [false, true]);
+        assert_eq!([79_999, 80_000].map(|us| estimates.is_worth_a_start(us, 10_000)), [false, true]);
+        assert!(!estimates.is_worth_a_start(u64::MAX, 9_999));
         assert_eq!(Estimates::default().regret_us(u64::MAX), 0);
-        assert!(!Estimates::default().is_worth_a_start(u64::MAX));
+        assert!(!Estimates::default().is_worth_a_start(u64::MAX, u64::MAX));
     }
 
     proptest::proptest! {

@@ -67,10 +67,10 @@ impl Pool {
     /// Why a start may be needed after something has changed, if anybody still waits. What was observed has moved too.
     pub(super) fn still_waiting(&mut self) -> Option<StartReason> {
         if self.waiting.is_empty() {
-            self.regret_us = 0;
             return None;
         }
-        let sustained = self.starting.len() == 0 && self.estimates.is_worth_a_start(self.regret_us);
+        let queued_us = self.now_us - self.queued_since_us;
+        let sustained = self.starting.len() == 0 && self.estimates.is_worth_a_start(self.regret_us, queued_us);
         Some(match self.refused.starting_max {
             Some(_) => StartReason::AfterRefusal,
             None if sustained => StartReason::Sustained { waiting: self.waiting.len() as u32 },

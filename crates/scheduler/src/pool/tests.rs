@@ -621,7 +621,7 @@ fn silence_and_regret_start_more() {
             43 arrive 3 => wake at 53
             44 arrive 4 =>
             53 tick => start 2 Silence, start 3 Silence
-            60 done 1 => 3 on 1 after 17 ms for a slot, wake at 85
+            60 done 1 => 3 on 1 after 17 ms for a slot, wake at 72
             90 ready 2 => 4 first on 2 after 46 ms for a start
             starting 1 idle 0 busy 2 stopping 0 waiting 0"#]],
     );
@@ -631,7 +631,36 @@ fn silence_and_regret_start_more() {
         "0 arrive 1; 40 ready 1; 50 done 1; 50 arrive 2; 50 arrive 3; 50 arrive 4; 50 arrive 5; 50 arrive 6;
          60 done 1; 60 arrive 7; 70 done 1; 70 arrive 8; 80 done 1; 80 arrive 9; 90 done 1; 90 arrive 10; 100 done 1; 100 arrive 11;
          110 done 1; 110 arrive 12; 120 done 1; 120 arrive 13; 130 done 1; 130 arrive 14; 140 done 1; 140 arrive 15; 150 done 1; 150 arrive 16",
-        expect![[r#""#]],
+        expect![[r#"
+            0 arrive 1 => start 1 FromZero
+            40 ready 1 => 1 first on 1 after 40 ms for a start
+            50 done 1 => wake at 1050
+            50 arrive 2 => 2 on 1
+            50 arrive 3 => wake at 90
+            50 arrive 4 =>
+            50 arrive 5 =>
+            50 arrive 6 =>
+            60 done 1 => 3 on 1 after 10 ms for a slot
+            60 arrive 7 =>
+            70 done 1 => 4 on 1 after 20 ms for a slot
+            70 arrive 8 =>
+            80 done 1 => 5 on 1 after 30 ms for a slot
+            80 arrive 9 =>
+            90 done 1 => 6 on 1 after 40 ms for a slot
+            90 arrive 10 =>
+            100 done 1 => 7 on 1 after 40 ms for a slot
+            100 arrive 11 =>
+            110 done 1 => 8 on 1 after 40 ms for a slot
+            110 arrive 12 =>
+            120 done 1 => 9 on 1 after 40 ms for a slot
+            120 arrive 13 =>
+            130 done 1 => 10 on 1 after 40 ms for a slot
+            130 arrive 14 =>
+            140 done 1 => 11 on 1 after 40 ms for a slot
+            140 arrive 15 =>
+            150 done 1 => 12 on 1 after 40 ms for a slot
+            150 arrive 16 =>
+            starting 0 idle 0 busy 1 stopping 0 waiting 4"#]],
     );
 }
 

@@ -28,6 +28,8 @@ impl World {
                 Action::Start { instance, reason } => self.start(generation, instance, reason),
                 Action::Dispatch { waiter, instance, why } => self.dispatch(generation, waiter, instance, why),
                 Action::Stop { instance, reason } => self.stop(generation, instance, reason),
+                Action::Freeze { instance } => self.freeze(generation, instance, true),
+                Action::Thaw { instance } => self.freeze(generation, instance, false),
                 Action::Refuse { waiter, reason } => {
                     let end = End::from(reason);
                     self.note(generation, "refuse", Some(waiter), None, end.words().to_owned());
@@ -93,6 +95,14 @@ impl World {
         self.act(victim.generation, actions);
     }
 
+    fn freeze(&mut self, generation: Generation, id: InstanceId, frozen: bool) {
+        self.note(generation, if frozen { "freeze" } else { "thaw" }, None, Some(id), String::new());
+        match self.instances.get_mut(&id) {
+            Some(instance) if instance.state == State::Idle && instance.frozen != frozen => instance.frozen = frozen,
+            Some(_) | None => self.breach(format!("#{id} cannot be frozen or thawed now")),
+        }
+    }
+
     fn dispatch(&mut self, generation: Generation, waiter: WaiterId, id: InstanceId, why: Dispatched) {
         self.note(generation, "dispatch", Some(waiter), Some(id), dispatch_words(why));
         let slots = self.function_of(generation).map_or(0, |f| f.function.slots as usize);
@@ -105,7 +115,7 @@ impl World {
                 instance::next(instance.state, instance::Event::Dispatch)
             }
         };
-        let free = instance.generation == generation && instance.running.len() < slots;
+        let free = instance.generation == generation && instance.running.len() < slots && !instance.frozen;
         match moved {
             Ok(state) if free => instance.state = state,
             Ok(_) | Err(_) => return self.breach(format!("{waiter} dispatched to #{id}, which is not free")),
@@ -205,5 +215,7 @@ fn start_words(reason: StartReason) -> String {
         StartReason::AfterRefusal => "after a refusal".to_owned(),
         StartReason::Provisioned => "provisioned".to_owned(),
         StartReason::WarmUp => "warm-up".to_owned(),
+        StartReason::Sustained { waiting } => format!("{waiting} kept waiting"),
+        StartReason::Silence => "services take long".to_owned(),
     }
 }

@@ -21,7 +21,8 @@ impl World {
 
     /// A start that will have room, now or when those that leave are gone.
     pub(super) fn line_up(&mut self, generation: Generation, id: InstanceId, memory_mb: u32) {
-        let instance = Instance { generation, state: State::Starting, attempt: 1, running: BTreeSet::new() };
+        let instance =
+            Instance { generation, state: State::Starting, attempt: 1, running: BTreeSet::new(), frozen: false };
         self.instances.insert(id, instance);
         if let Some(deployed) = self.function_of_mut(generation) {
             deployed.tally.instances(1);
