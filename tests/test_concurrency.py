@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from support import kernel
-from support.clients import Api, free_name
+from support.clients import Api, free_name, send
 from support.packages import zip_fixture
 from support.polling import wait_until
 
@@ -189,3 +189,88 @@ class TestReserved:
         throttled(api.send("POST", invocations(others), b'{"argument": "0"}'), ACCOUNT)
         assert api.invoke(own, 1).ok() == 1
         assert running.ended() == [200]
+
+
+def metric(api, name: str) -> float:
+    """A metric's value; `name` includes its labels."""
+    text = send(api.endpoint, "GET", "/metrics").body.decode()
+    return next(float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if line.startswith(f"{name} "))
+
+
+def queued(api) -> float:
+    """How many invocations wait for concurrency."""
+    return metric(api, "tidegate_router_queued")
+
+
+class TestQueue:
+    """Tidegate's own settings `queue_ms` and `queue_length`: waiting instead of a 429."""
+
+    def test_settings(self, make, api):
+        name = make()
+        assert api.settings(name)["queue_ms"] == 0
+        found = api.settings(name, {"queue_ms": 1_500})
+        assert (found["queue_ms"], found["queue_length"]) == (1_500, 100)
+        found = api.settings(name, {"queue_length": 5})
+        assert (found["queue_ms"], found["queue_length"]) == (1_500, 5)
+        found = api.settings(name, {"queue_ms": 0})
+        assert found["queue_ms"] == 0 and "queue_length" not in found
+        for value in ({"queue_ms": 60_001}, {"queue_ms": 1, "queue_length": 1_001}, {"queue_length": 5}):
+            api.check(api.refuse_settings(name, value), 400, "InvalidParameterValueException")
+
+    def test_who_waits_gets_through(self, make, api):
+        name = make(Handler="probe.overlapping")
+        api.client.put_function_concurrency(FunctionName=name, ReservedConcurrentExecutions=1)
+        api.settings(name, {"queue_ms": 30_000, "queue_length": 2})
+        running = Sleepers(api, name, 1)
+        with ThreadPoolExecutor(2) as pool:
+            waiting = [pool.submit(api.send, "POST", invocations(name), b'{"argument": "0"}') for _ in range(2)]
+            wait_until(lambda: queued(api) == 2, "both wait", 20)
+            throttled(api.send("POST", invocations(name), b'{"argument": "0"}'), RESERVED)
+            assert not any(one.done() for one in waiting)
+            assert running.ended() == [200]
+            assert [one.result().status for one in waiting] == [200, 200]
+
+    def test_a_greater_share_serves_who_waits(self, make, api):
+        name = make()
+        api.client.put_function_concurrency(FunctionName=name, ReservedConcurrentExecutions=0)
+        api.settings(name, {"queue_ms": 30_000, "queue_length": 1})
+        with ThreadPoolExecutor(1) as pool:
+            waiting = pool.submit(api.send, "POST", invocations(name), b"1")
+            wait_until(lambda: queued(api) == 1, "it waits", 20)
+            throttled(api.send("POST", invocations(name), b"1"), RESERVED)
+            api.client.delete_function_concurrency(FunctionName=name)
+            assert waiting.result().status == 200
+
+    def test_time_runs_out(self, make, api):
+        name = make()
+        api.client.put_function_concurrency(FunctionName=name, ReservedConcurrentExecutions=0)
+        api.settings(name, {"queue_ms": 50})
+        counted = 'tidegate_router_throttles_total{cause="queued_too_long"}'
+        before = metric(api, counted)
+        throttled(api.send("POST", invocations(name), b"1"), RESERVED)
+        assert metric(api, counted) == before + 1
+
+    def test_who_leaves_gives_up_its_place(self, make, api):
+        name = make()
+        api.client.put_function_concurrency(FunctionName=name, ReservedConcurrentExecutions=0)
+        api.settings(name, {"queue_ms": 30_000, "queue_length": 1})
+        api.leave(name, 1, lambda: queued(api) == 1)
+        wait_until(lambda: queued(api) == 0, "nobody waits", 20)
+        with ThreadPoolExecutor(1) as pool:
+            waiting = pool.submit(api.send, "POST", invocations(name), b"1")
+            wait_until(lambda: queued(api) == 1, "another waits in its place", 20)
+            api.client.delete_function_concurrency(FunctionName=name)
+            assert waiting.result().status == 200
+
+    def test_a_drain_refuses_who_waits(self, server_factory):
+        server = server_factory()
+        api = Api(server.endpoint, server.credentials())
+        name = api.create(zip_fixture("probe.py"))
+        api.client.put_function_concurrency(FunctionName=name, ReservedConcurrentExecutions=0)
+        api.settings(name, {"queue_ms": 60_000, "queue_length": 1})
+        with ThreadPoolExecutor(1) as pool:
+            waiting = pool.submit(api.send, "POST", invocations(name), b"1")
+            wait_until(lambda: queued(api) == 1, "it waits", 20)
+            server.terminate()
+            assert waiting.result().status == 503
+        assert server.wait() == 0

@@ -305,10 +305,19 @@ class TestCommands:
                 "none",
                 "--concurrency",
                 "8",
+                "--queue-ms",
+                "250",
+                "--queue-length",
+                "20",
             )
             assert answer.returncode == 0, answer.stderr
             assert api.invoke(name, {}).ok() in (["blue", "192"], ["blue", 192])
-            assert api.settings(name) == {"network": "none", "concurrency": 8}
+            assert api.settings(name) == {
+                "network": "none",
+                "concurrency": 8,
+                "queue_ms": 250,
+                "queue_length": 20,
+            }
             assert api.client.get_function_configuration(FunctionName=name)["Timeout"] == 9
         finally:
             api.delete(name)

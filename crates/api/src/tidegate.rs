@@ -13,6 +13,13 @@ pub struct Settings {
     /// Invocations that one instance runs at a time, 1 to 1,000.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub concurrency: Option<u32>,
+    /// How long an invocation for which there is no concurrency may wait for it before it is throttled, milliseconds; 0
+    /// throttles it at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub queue_ms: Option<u32>,
+    /// How many wait at a time, at most; only where `queue_ms` is not 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub queue_length: Option<u32>,
 }
 
 /// `GET /tidegate/v1/functions/{name}/logs?limit=&after=&wait_ms=`

@@ -66,6 +66,12 @@ pub struct Deploy {
     /// Invocations that one instance runs at a time, 1 to 1,000
     #[arg(long, value_name = "N")]
     concurrency: Option<u32>,
+    /// How long an invocation beyond the concurrency may wait for it; 0 throttles it at once
+    #[arg(long, value_name = "MILLISECONDS")]
+    queue_ms: Option<u32>,
+    /// How many may wait at a time
+    #[arg(long, value_name = "N")]
+    queue_length: Option<u32>,
     /// The role's ARN; stored and shown, nothing more
     #[arg(long, value_name = "ARN")]
     role: Option<String>,
@@ -132,6 +138,8 @@ fn read(args: &Deploy) -> Result<Manifest, Error> {
         timeout_s: args.timeout,
         network: args.network,
         concurrency: args.concurrency,
+        queue_ms: args.queue_ms,
+        queue_length: args.queue_length,
         environment,
         exclude: args.exclude.clone(),
     };

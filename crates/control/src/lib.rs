@@ -79,6 +79,8 @@ pub struct Config {
     pub snapshot: Arc<ArcSwap<Snapshot>>,
     /// Functions' shares of the account's concurrency, where the router reads.
     pub shares: Arc<ArcSwap<Shares>>,
+    /// Told when the shares have changed. Must not block.
+    pub shares_changed: Box<dyn Fn() + Send + Sync>,
     /// Told of every new snapshot, so that instances of what is gone can end.
     pub changed: Changed,
     /// What can run here.

@@ -2,6 +2,7 @@
 //! function's, since no version has them.
 
 use crate::{Error, Handle, Shared, to_the_end};
+use model::concurrency::Queue;
 use model::{FunctionName, Share, Shares};
 use scheduler::admission::{NotReserved, Reservation, may_reserve};
 use std::sync::Arc;
@@ -34,6 +35,18 @@ impl Handle {
                 shared.check_reservation(present, wanted)?;
             }
             shared.set_share(&name, Share { reserved: wanted, ..present }).await
+        })
+        .await
+    }
+
+    /// Lets a function's invocations wait for concurrency, or with `None` throttles them. Those that wait already go on.
+    pub async fn set_queue(&self, name: &FunctionName, queue: Option<Queue>) -> Result<Share, Error> {
+        let (shared, name) = (self.shared.clone(), name.clone());
+        to_the_end(async move {
+            let _turn = shared.writer.lock().await;
+            shared.read(&name).await?;
+            let present = shared.config.shares.load().of(&name);
+            shared.set_share(&name, Share { queue, ..present }).await
         })
         .await
     }
@@ -113,5 +126,6 @@ impl Shared {
 
     fn publish_shares(&self, shares: Shares) {
         self.config.shares.store(Arc::new(shares));
+        (self.config.shares_changed)();
     }
 }

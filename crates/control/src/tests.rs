@@ -52,6 +52,7 @@ impl Bench {
             store,
             snapshot: self.snapshot.clone(),
             shares: self.shares.clone(),
+            shares_changed: Box::new(|| {}),
             changed: Box::new(move |_| {
                 changes.fetch_add(1, Ordering::Relaxed);
             }),

@@ -303,8 +303,8 @@ pub fn from_router(error: router::Error, arn: &FunctionArn, qualifier: Option<&Q
             Refusal::new(Exception::ResourceNotFound, format!("Cannot find alias arn: {}", qualified()))
         }
         E::NoRoute(NoRoute::NotReady { state }) => not_ready(state),
-        E::Throttled { reason, retry_after_s } => Refusal {
-            reason: Some(reason),
+        E::Throttled { throttle, retry_after_s } => Refusal {
+            reason: Some(throttle.reason),
             retry_after_s: Some(retry_after_s),
             ..Refusal::new(Exception::TooManyRequests, "Rate Exceeded.")
         },
@@ -337,11 +337,21 @@ mod tests {
             r#"404 ResourceNotFoundException {"Type":"User","Message":"Function not found: arn:aws:lambda:us-east-1:000000000000:function:f"}"#,
         );
         check(&Refusal::new(Exception::Validation, "x"), r#"400 ValidationException {"message":"x"}"#);
-        let reason = ThrottleReason::ReservedFunctionConcurrentInvocationLimitExceeded;
-        check(
-            &from_router(router::Error::Throttled { reason, retry_after_s: 1 }, &arn(), None),
-            r#"429 TooManyRequestsException {"Reason":"ReservedFunctionConcurrentInvocationLimitExceeded","Type":"User","message":"Rate Exceeded."}"#,
-        );
+        for (reason, word) in [
+            (
+                ThrottleReason::ReservedFunctionConcurrentInvocationLimitExceeded,
+                "ReservedFunctionConcurrentInvocationLimitExceeded",
+            ),
+            (ThrottleReason::ConcurrentInvocationLimitExceeded, "ConcurrentInvocationLimitExceeded"),
+        ] {
+            for cause in router::Cause::ALL {
+                let throttle = router::Throttle { reason, cause };
+                let refusal = from_router(router::Error::Throttled { throttle, retry_after_s: 1 }, &arn(), None);
+                let body = format!(r#"{{"Reason":"{word}","Type":"User","message":"Rate Exceeded."}}"#);
+                check(&refusal, &format!("429 TooManyRequestsException {body}"));
+                assert_eq!(refusal.retry_after_s, Some(1));
+            }
+        }
         check(
             &AuthError::Missing.into(),
             r#"403 MissingAuthenticationTokenException {"message":"Missing Authentication Token"}"#,

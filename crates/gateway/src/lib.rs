@@ -44,6 +44,8 @@ mod concurrency;
 
 mod own_api;
 
+mod settings;
+
 mod validation;
 
 mod errors;

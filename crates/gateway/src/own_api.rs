@@ -3,9 +3,9 @@
 use crate::body::{self, FileBody};
 use crate::errors::{Exception, Refusal, from_control};
 use crate::request::{Answer, Call, Gateway};
-use api::tidegate::{LogLine, Logs, Settings};
-use control::{ConfigChange, Cursor};
-use model::{Digest, Function, FunctionName, Limits, Runtime, RuntimeFamily};
+use api::tidegate::{LogLine, Logs};
+use control::Cursor;
+use model::Digest;
 use std::str::FromStr;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -19,59 +19,6 @@ const LINES_MAX: usize = 10_000;
 const WAIT_MS_MAX: u64 = 20_000;
 /// How often a log is looked at during a wait.
 const LOOK: Duration = Duration::from_millis(200);
-
-/// GET /tidegate/v1/functions/{name}/settings
-pub async fn get_settings(gateway: &Gateway, call: Call) -> Result<Answer, Refusal> {
-    let (_, function) = read(gateway, &call).await?;
-    Answer::of(200, &shown(&function))
-}
-
-/// PUT /tidegate/v1/functions/{name}/settings
-pub async fn put_settings(gateway: &Gateway, call: Call) -> Result<Answer, Refusal> {
-    let (name, function) = read(gateway, &call).await?;
-    let wanted: Settings = serde_json::from_slice(&call.body)
-        .map_err(|error| Refusal::invalid(format!("The settings cannot be read: {error}")))?;
-    let change = change(&wanted, &function, &gateway.limits)?;
-    if change == ConfigChange::default() {
-        return Answer::of(200, &shown(&function));
-    }
-    let arn = gateway.place.arn(&name, None);
-    let function = gateway.control.update_config(&name, change).await.map_err(|error| from_control(error, &arn))?;
-    Answer::of(200, &shown(&function))
-}
-
-fn shown(function: &Function) -> Settings {
-    Settings { network: Some(function.config.network), concurrency: Some(function.config.instance_concurrency) }
-}
-
-/// What of the wanted settings differs from the present ones; the default if nothing does.
-fn change(wanted: &Settings, function: &Function, limits: &Limits) -> Result<ConfigChange, Refusal> {
-    let present = &function.config;
-    if let Some(concurrency) = wanted.concurrency {
-        check_concurrency(concurrency, present.runtime.as_ref(), limits.instance_concurrency_max)?;
-    }
-    Ok(ConfigChange {
-        network: wanted.network.filter(|network| *network != present.network),
-        instance_concurrency: wanted.concurrency.filter(|wanted| *wanted != present.instance_concurrency),
-        ..ConfigChange::default()
-    })
-}
-
-/// Python's and Node.js's shims take several invocations at once, and custom runtimes do if several of their threads
-/// ask for the next one.
-fn check_concurrency(wanted: u32, runtime: Option<&Runtime>, max: u32) -> Result<(), Refusal> {
-    if wanted == 0 || wanted > max {
-        return Err(Refusal::invalid(format!("concurrency must be from 1 to {max}, not {wanted}.")));
-    }
-    match runtime.map(|runtime| (runtime, runtime.family())) {
-        Some((_, RuntimeFamily::Python { .. } | RuntimeFamily::Node { .. } | RuntimeFamily::Provided)) => Ok(()),
-        _ if wanted == 1 => Ok(()),
-        Some((runtime, RuntimeFamily::Other)) => {
-            Err(Refusal::invalid(format!("Instances of {} run one invocation at a time.", runtime.0)))
-        }
-        None => Err(Refusal::invalid("Instances of images run one invocation at a time.")),
-    }
-}
 
 /// GET /tidegate/v1/functions/{name}/logs
 pub async fn read_log(gateway: &Gateway, call: Call) -> Result<Answer, Refusal> {
@@ -119,35 +66,4 @@ pub async fn get_package(gateway: &Gateway, call: Call) -> Result<Answer, Refusa
         body: body::Answer::File(FileBody::new(zip.file, zip.size_bytes)),
         ..Answer::empty(200)
     })
-}
-
-async fn read(gateway: &Gateway, call: &Call) -> Result<(FunctionName, Function), Refusal> {
-    let name = gateway.place.unqualified(call.operation, call.parameter(0))?;
-    let arn = gateway.place.arn(&name, None);
-    let function = gateway.control.function(&name).await.map_err(|error| from_control(error, &arn))?;
-    Ok((name, function))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn who_may_run_several_at_a_time() {
-        let check = |wanted, runtime: Option<&str>, want: &str| {
-            let runtime = runtime.map(|id| Runtime(id.to_owned()));
-            let got = check_concurrency(wanted, runtime.as_ref(), 1_000);
-            assert_eq!(got.err().map_or(String::new(), |refusal| refusal.message), want, "{wanted} {runtime:?}");
-        };
-        for runtime in ["python3.12", "nodejs22.x", "provided.al2023"] {
-            check(1, Some(runtime), "");
-            check(1_000, Some(runtime), "");
-            check(0, Some(runtime), "concurrency must be from 1 to 1000, not 0.");
-            check(1_001, Some(runtime), "concurrency must be from 1 to 1000, not 1001.");
-        }
-        check(1, Some("java21"), "");
-        check(2, Some("java21"), "Instances of java21 run one invocation at a time.");
-        check(1, None, "");
-        check(2, None, "Instances of images run one invocation at a time.");
-    }
 }

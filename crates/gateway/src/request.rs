@@ -7,7 +7,7 @@ use crate::metrics::{Answered, Asked, Metrics};
 use crate::query::Query;
 use crate::routes::{self, Match, Operation};
 use crate::validation::references::Place;
-use crate::{Auth, account, aliases, browsers, concurrency, functions, ids, invoke, own_api, tags, versions};
+use crate::{Auth, account, aliases, browsers, concurrency, functions, ids, invoke, own_api, settings, tags, versions};
 use bytes::Bytes;
 use hyper::body::{Body, Incoming};
 use hyper::header::{CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
@@ -375,8 +375,8 @@ impl Gateway {
             Operation::PutFunctionConcurrency => concurrency::put(self, call).await,
             Operation::GetFunctionConcurrency => concurrency::get(self, call).await,
             Operation::DeleteFunctionConcurrency => concurrency::delete(self, call).await,
-            Operation::GetSettings => own_api::get_settings(self, call).await,
-            Operation::PutSettings => own_api::put_settings(self, call).await,
+            Operation::GetSettings => settings::get(self, call).await,
+            Operation::PutSettings => settings::put(self, call).await,
             Operation::ReadLog => own_api::read_log(self, call).await,
             Operation::GetPackage => own_api::get_package(self, call).await,
         }

@@ -45,14 +45,15 @@ async fn serve(limits: Limits, auth: Auth, worker: router::Worker) -> Server {
         store: store::Store::open(dir.path()).unwrap(),
         snapshot: snapshot.clone(),
         shares: shares.clone(),
+        shares_changed: Box::new(|| {}),
         changed: Box::new(|_| {}),
         interpreters: watch::channel(None).1,
         in_use: Box::new(|_| false),
         last_invoked: Box::new(|_| None),
     })
     .unwrap();
-    let concurrent_executions = limits.concurrent_executions;
-    let router = router::Handle::new(router::Config { snapshot, shares, concurrent_executions, worker });
+    let router = router::Config { snapshot, shares, limits: router::Limits::of(&limits), worker };
+    let router = router::Handle::new(router);
     let (service, handle) =
         Service::new(Config { limits, auth, account, region, router, control, registry: Registry::default() });
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -59,6 +59,12 @@ pub struct Limits {
     pub instances_memory_mb: u64,
     /// Invocations waiting for one version's instance, ours; beyond it they are throttled.
     pub waiting_per_version: usize,
+    /// The longest time for which a function may let invocations wait for concurrency, ours; beyond it 400.
+    pub queue_ms_max: u32,
+    /// The most invocations that a function may let wait for concurrency, ours; beyond it 400.
+    pub queue_length_max: u32,
+    /// Invocations of all functions that wait for concurrency, ours; beyond it they are throttled.
+    pub queued: usize,
     /// Idle time before an instance is stopped, ours.
     pub idle_ms: u64,
     /// Idle time before an instance is frozen and uses no CPU time, ours; 0 means never.
@@ -118,6 +124,9 @@ impl Default for Limits {
             instances: 1_000,
             instances_memory_mb: 0,
             waiting_per_version: 1_000,
+            queue_ms_max: 60_000,
+            queue_length_max: 1_000,
+            queued: 10_000,
             idle_ms: 300_000,
             freeze_after_ms: 1_000,
             drain_ms: 30_000,

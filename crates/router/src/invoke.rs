@@ -1,11 +1,15 @@
 //! The spine of the synchronous path: every step is a named call, and every step's duration is in one record.
 
-use crate::permits::Permits;
+use crate::line::NoPermit;
+use crate::metrics::Metrics;
+use crate::permits::{Permit, Permits};
 use crate::{Config, Worker};
 use bytes::Bytes;
 use model::function::Spec;
 use model::invocation::{Completed, Invocation, Refusal, ThrottleReason};
 use model::{FunctionName, InvocationId, Qualifier, Version};
+use scheduler::admission::{Cause, Throttle};
+use scheduler::queueing::NotQueued;
 use scheduler::routing::{NoRoute, route};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -35,10 +39,10 @@ pub enum Error {
     #[error("no version to run")]
     NoRoute(NoRoute),
     /// Refused for lack of concurrency.
-    #[error("throttled: {reason}")]
+    #[error("throttled: {}", throttle.cause.text())]
     Throttled {
-        /// Which limit.
-        reason: ThrottleReason,
+        /// Which limit, and how it came to that.
+        throttle: Throttle,
         /// When trying again may help, seconds.
         retry_after_s: u32,
     },
@@ -58,6 +62,7 @@ const REROUTES_MAX: u32 = 3;
 pub struct Handle {
     snapshot: Arc<arc_swap::ArcSwap<model::Snapshot>>,
     permits: Permits,
+    metrics: Metrics,
     worker: Worker,
     draining: Arc<AtomicBool>,
 }
@@ -74,11 +79,17 @@ impl Handle {
     /// Builds the router; it has no task of its own.
     pub fn new(config: Config) -> Handle {
         Handle {
-            permits: Permits::new(config.concurrent_executions, config.shares, config.snapshot.clone()),
+            permits: Permits::new(config.limits, config.shares, config.snapshot.clone()),
+            metrics: Metrics::default(),
             snapshot: config.snapshot,
             worker: config.worker,
             draining: Arc::default(),
         }
+    }
+
+    /// Shows the router's metrics in `registry`.
+    pub fn register(&self, registry: &mut prometheus_client::registry::Registry) {
+        self.metrics.register(&self.permits, registry);
     }
 
     /// Carries one invocation from request to answer.
@@ -90,7 +101,7 @@ impl Handle {
         let mut spec = self.route(&request.name, request.qualifier.as_ref(), draw)?;
         trace.route_us = lap(&mut step);
 
-        let permit = self.admit(&request.name)?;
+        let permit = self.admit(&request.name).await?;
         trace.admit_us = lap(&mut step);
 
         let mut answer = (self.worker)(invocation(&request, spec.clone()), permit).await;
@@ -100,12 +111,13 @@ impl Handle {
                 break;
             }
             spec = self.route(&request.name, request.qualifier.as_ref(), draw)?;
-            answer = (self.worker)(invocation(&request, spec.clone()), self.admit(&request.name)?).await;
+            let permit = self.admit(&request.name).await?;
+            answer = (self.worker)(invocation(&request, spec.clone()), permit).await;
         }
         trace.worker_us = lap(&mut step);
 
         tracing::debug!(id = %request.id, ?trace, "invocation carried");
-        answer.map(|completed| (completed, spec.version)).map_err(refused)
+        answer.map(|completed| (completed, spec.version)).map_err(|refusal| self.refused(refusal))
     }
 
     /// Finds what a reference runs, without running it. An alias of two versions leads to either, by its weights.
@@ -118,9 +130,20 @@ impl Handle {
         route(snapshot.functions.get(name).map(Arc::as_ref), qualifier, draw).map_err(Error::NoRoute)
     }
 
-    /// From now on no invocation is admitted; running ones go on.
+    /// From now on no invocation is admitted, not even those that wait for it; running ones go on.
     pub fn drain(&self) {
         self.draining.store(true, Ordering::Release);
+        self.permits.drain();
+    }
+
+    /// To be told when the shares have changed: some who wait may be admitted by now.
+    pub fn shares_changed(&self) {
+        self.permits.shares_changed();
+    }
+
+    /// Invocations that wait for concurrency now.
+    pub fn queued(&self) -> usize {
+        self.permits.waiting()
     }
 
     /// Invocations in flight now.
@@ -132,11 +155,41 @@ impl Handle {
         self.draining.load(Ordering::Acquire)
     }
 
-    fn admit(&self, name: &FunctionName) -> Result<crate::permits::Permit, Error> {
+    /// Takes a permit, or waits for one if the function is configured so.
+    async fn admit(&self, name: &FunctionName) -> Result<Permit, Error> {
         if self.is_draining() {
             return Err(Error::Draining);
         }
-        self.permits.take(name).map_err(throttled)
+        let reason = match self.permits.take_in_turn(name) {
+            Ok(permit) => return Ok(permit),
+            Err(reason) => reason,
+        };
+        let begun = Instant::now();
+        let waited = match self.permits.wait(name).await {
+            None => return Err(self.throttled(reason, Cause::of(reason))),
+            Some(waited) => waited,
+        };
+        self.metrics.waited(begun.elapsed(), waited.is_ok());
+        waited.map_err(|why| match why {
+            NoPermit::NotQueued(NotQueued::Full) => self.throttled(reason, Cause::QueueFull),
+            NoPermit::NotQueued(NotQueued::AllFull) => self.throttled(reason, Cause::AllQueuesFull),
+            NoPermit::TimedOut => self.throttled(reason, Cause::QueuedTooLong),
+            NoPermit::Draining => Error::Draining,
+        })
+    }
+
+    fn refused(&self, refusal: Refusal) -> Error {
+        match refusal {
+            Refusal::QueueFull => self.throttled(ACCOUNT, Cause::InstanceQueueFull),
+            Refusal::NoCapacity => self.throttled(ACCOUNT, Cause::NoCapacity),
+            Refusal::Draining => Error::Draining,
+            Refusal::Failed { cause } => Error::Worker(cause),
+        }
+    }
+
+    fn throttled(&self, reason: ThrottleReason, cause: Cause) -> Error {
+        self.metrics.throttled(cause);
+        Error::Throttled { throttle: Throttle { reason, cause }, retry_after_s: RETRY_AFTER_S }
     }
 }
 
@@ -155,20 +208,11 @@ fn invocation(request: &Request, spec: Arc<Spec>) -> Invocation {
     }
 }
 
-fn refused(refusal: Refusal) -> Error {
-    match refusal {
-        Refusal::QueueFull | Refusal::NoCapacity => throttled(ThrottleReason::ConcurrentInvocationLimitExceeded),
-        Refusal::Draining => Error::Draining,
-        Refusal::Failed { cause } => Error::Worker(cause),
-    }
-}
-
 /// Concurrency comes back as soon as any invocation ends: one second is the shortest honest hint.
 const RETRY_AFTER_S: u32 = 1;
 
-fn throttled(reason: ThrottleReason) -> Error {
-    Error::Throttled { reason, retry_after_s: RETRY_AFTER_S }
-}
+/// What the API calls a lack of instances.
+const ACCOUNT: ThrottleReason = ThrottleReason::ConcurrentInvocationLimitExceeded;
 
 fn lap(since: &mut Instant) -> u64 {
     let now = Instant::now();
@@ -251,7 +295,8 @@ mod tests {
     }
 
     fn configured(snapshot: Arc<ArcSwap<Snapshot>>, worker: Worker) -> Handle {
-        Handle::new(Config { snapshot, shares: Arc::default(), concurrent_executions: 1, worker })
+        let limits = crate::Limits { concurrent_executions: 1, queued: 8 };
+        Handle::new(Config { snapshot, shares: Arc::default(), limits, worker })
     }
 
     #[tokio::test]

@@ -9,8 +9,13 @@ mod permits;
 
 mod counts;
 
+mod line;
+
+mod metrics;
+
 pub use invoke::{Error, Handle, Request};
 pub use permits::Permit;
+pub use scheduler::admission::{Cause, Throttle};
 pub use scheduler::routing::NoRoute;
 
 use model::invocation::{Completed, Invocation, Refusal};
@@ -24,10 +29,26 @@ pub struct Config {
     pub snapshot: Arc<arc_swap::ArcSwap<model::Snapshot>>,
     /// Functions' shares of the account's concurrency; written by `control`, read here once per invocation.
     pub shares: Arc<arc_swap::ArcSwap<model::Shares>>,
-    /// Concurrent executions in the account.
-    pub concurrent_executions: u32,
+    /// The router's limits.
+    pub limits: Limits,
     /// Hands an invocation to the worker of this machine.
     pub worker: Worker,
+}
+
+/// The limits that the router keeps; see `model::Limits`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Concurrent executions in the account.
+    pub concurrent_executions: u32,
+    /// Invocations of all functions that wait for concurrency.
+    pub queued: usize,
+}
+
+impl Limits {
+    /// The router's share of all limits.
+    pub fn of(limits: &model::Limits) -> Limits {
+        Limits { concurrent_executions: limits.concurrent_executions, queued: limits.queued }
+    }
 }
 
 /// The way to a worker. Boxed, since router and worker do not know each other: on many machines this is a network hop.

@@ -1,6 +1,8 @@
 //! The counts of invocations in flight. A permit returns when it is dropped, however the invocation ends.
 
+use crate::Limits;
 use crate::counts::Counts;
+use crate::line::{Line, NoPermit};
 use arc_swap::ArcSwap;
 use model::invocation::ThrottleReason;
 use model::{FunctionName, Shares, Snapshot};
@@ -23,6 +25,7 @@ struct State {
     /// Permits that were given to functions without a reservation.
     unreserved: AtomicU32,
     functions: Counts,
+    line: Line,
 }
 
 /// One invocation in flight.
@@ -35,10 +38,11 @@ pub struct Permit {
 
 impl Permits {
     /// No permit is in use.
-    pub fn new(account_max: u32, shares: Arc<ArcSwap<Shares>>, snapshot: Arc<ArcSwap<Snapshot>>) -> Permits {
+    pub fn new(limits: Limits, shares: Arc<ArcSwap<Shares>>, snapshot: Arc<ArcSwap<Snapshot>>) -> Permits {
         let (account, unreserved) = (AtomicU32::new(0), AtomicU32::new(0));
-        let functions = Counts::new(snapshot);
-        Permits { state: Arc::new(State { account_max, shares, account, unreserved, functions }) }
+        let (functions, line) = (Counts::new(snapshot), Line::new(limits.queued));
+        let account_max = limits.concurrent_executions;
+        Permits { state: Arc::new(State { account_max, shares, account, unreserved, functions, line }) }
     }
 
     /// Takes a permit for a function that exists, or says why not.
@@ -66,9 +70,71 @@ impl Permits {
         Ok(Permit { state: state.clone(), function, reserved: reserved.is_some() })
     }
 
+    /// Takes a permit, unless others of the function wait for one.
+    pub fn take_in_turn(&self, name: &FunctionName) -> Result<Permit, ThrottleReason> {
+        if self.state.line.is_before(name) {
+            return Err(match self.state.shares.load().of(name).reserved {
+                Some(_) => ThrottleReason::ReservedFunctionConcurrentInvocationLimitExceeded,
+                None => ThrottleReason::ConcurrentInvocationLimitExceeded,
+            });
+        }
+        self.take(name)
+    }
+
+    /// Waits for a permit in the function's queue; `None` if it has none.
+    pub async fn wait(&self, name: &FunctionName) -> Option<Result<Permit, NoPermit>> {
+        let queue = self.state.shares.load().of(name).queue?;
+        Some(self.state.line.wait(self, name, queue).await)
+    }
+
+    /// The shares have changed: some who wait may be admitted by now.
+    pub fn shares_changed(&self) {
+        self.state.line.serve(self);
+    }
+
+    /// Nobody waits for a permit from now on.
+    pub fn drain(&self) {
+        self.state.line.close();
+    }
+
+    /// Invocations that wait for a permit now.
+    pub fn waiting(&self) -> usize {
+        self.state.line.waiting()
+    }
+
+    /// Looks for somebody to admit.
+    pub fn turn(&self) -> Turn<'_> {
+        Turn { permits: self, unreserved_refused: false, permit: None }
+    }
+
     /// Invocations in flight now.
     pub fn in_use(&self) -> u32 {
         self.state.account.load(Ordering::SeqCst)
+    }
+}
+
+/// A look along those who wait.
+pub struct Turn<'a> {
+    permits: &'a Permits,
+    /// What one function without a reservation does not get, no other gets.
+    unreserved_refused: bool,
+    /// What whoever is admitted gets.
+    pub permit: Option<Permit>,
+}
+
+impl Turn<'_> {
+    /// Takes a permit for a function, if there is one.
+    pub fn admits(&mut self, name: &FunctionName) -> bool {
+        let is_reserved = || self.permits.state.shares.load().of(name).reserved.is_some();
+        if self.unreserved_refused && !is_reserved() {
+            return false;
+        }
+        match self.permits.take(name) {
+            Ok(permit) => self.permit = Some(permit),
+            Err(ThrottleReason::ConcurrentInvocationLimitExceeded) => self.unreserved_refused = true,
+            Err(ThrottleReason::ReservedFunctionConcurrentInvocationLimitExceeded) => {}
+        }
+        self.permit.is_some()
     }
 }
 
@@ -80,6 +146,9 @@ impl Drop for Permit {
             self.state.unreserved.fetch_sub(1, Ordering::SeqCst);
         }
         self.state.account.fetch_sub(1, Ordering::SeqCst);
+        if self.state.line.waiting() > 0 {
+            self.state.line.serve(&Permits { state: self.state.clone() });
+        }
     }
 }
 
@@ -104,7 +173,8 @@ mod tests {
     impl Bench {
         fn new(account_max: u32) -> Bench {
             let shares = Arc::<ArcSwap<Shares>>::default();
-            Bench { permits: Permits::new(account_max, shares.clone(), Arc::default()), shares }
+            let limits = Limits { concurrent_executions: account_max, queued: 3 };
+            Bench { permits: Permits::new(limits, shares.clone(), Arc::default()), shares }
         }
 
         fn reserve(&self, function: &str, reserved: Option<u32>) {

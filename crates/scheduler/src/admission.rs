@@ -40,6 +40,81 @@ pub fn admit(in_use: InUse, caps: Caps) -> Result<(), ThrottleReason> {
     }
 }
 
+/// A throttle: what the API calls it, and how it came to that.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Throttle {
+    /// The API's word.
+    pub reason: ThrottleReason,
+    /// The whole reason.
+    pub cause: Cause,
+}
+
+/// How it came to a throttle.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Cause {
+    /// The account's concurrency is used up, or what of it is not reserved.
+    Account,
+    /// The function's reserved concurrency is used up.
+    Reserved,
+    /// Concurrency is used up, and the function's queue for it is full.
+    QueueFull,
+    /// Concurrency is used up, and all queues together hold as many as they may.
+    AllQueuesFull,
+    /// Concurrency did not come free while the invocation was in its function's queue.
+    QueuedTooLong,
+    /// Too many invocations wait for an instance of the version.
+    InstanceQueueFull,
+    /// The machine has no room for an instance, or none came free in time.
+    NoCapacity,
+}
+
+impl Cause {
+    /// All of them.
+    pub const ALL: [Cause; 7] = [
+        Cause::Account,
+        Cause::Reserved,
+        Cause::QueueFull,
+        Cause::AllQueuesFull,
+        Cause::QueuedTooLong,
+        Cause::InstanceQueueFull,
+        Cause::NoCapacity,
+    ];
+
+    /// Of a refused admission.
+    pub fn of(reason: ThrottleReason) -> Cause {
+        match reason {
+            ThrottleReason::ConcurrentInvocationLimitExceeded => Cause::Account,
+            ThrottleReason::ReservedFunctionConcurrentInvocationLimitExceeded => Cause::Reserved,
+        }
+    }
+
+    /// One word for counting.
+    pub fn label(self) -> &'static str {
+        match self {
+            Cause::Account => "account",
+            Cause::Reserved => "reserved",
+            Cause::QueueFull => "queue_full",
+            Cause::AllQueuesFull => "all_queues_full",
+            Cause::QueuedTooLong => "queued_too_long",
+            Cause::InstanceQueueFull => "instance_queue_full",
+            Cause::NoCapacity => "no_capacity",
+        }
+    }
+
+    /// For people.
+    pub fn text(self) -> &'static str {
+        match self {
+            Cause::Account => "the account's unreserved concurrency is used up",
+            Cause::Reserved => "the function's reserved concurrency is used up",
+            Cause::QueueFull => "concurrency is used up and the function's queue is full",
+            Cause::AllQueuesFull => "concurrency is used up and all queues together are full",
+            Cause::QueuedTooLong => "no concurrency came free while the invocation waited in the function's queue",
+            Cause::InstanceQueueFull => "too many invocations wait for an instance of this version",
+            Cause::NoCapacity => "the machine has no room for an instance and none came free in time",
+        }
+    }
+}
+
 /// What all functions without a reservation have together.
 fn unreserved(caps: Caps) -> u32 {
     caps.account.saturating_sub(caps.reserved_total)

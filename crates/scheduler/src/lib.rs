@@ -14,6 +14,8 @@ pub mod routing;
 
 pub mod admission;
 
+pub mod queueing;
+
 pub mod pool;
 
 pub mod instance;

@@ -149,6 +149,9 @@ fn limits(mut section: Section<'_>, limits: &mut Limits) {
         instances: 1..=1_000_000,
         instances_memory_mb: 0..=MAX,
         waiting_per_version: 1..=MAX,
+        queue_ms_max: 0..=MAX,
+        queue_length_max: 0..=1_000_000,
+        queued: 0..=1_000_000,
         idle_ms: 1..=MAX,
         freeze_after_ms: 0..=MAX,
         drain_ms: 0..=MAX,
@@ -402,7 +405,8 @@ mod tests {
         );
         // Each limit has a bound below which nothing works, unless none of it is a sensible wish.
         let none = "log_tail_bytes log_files drain_ms environment_bytes client_context_bytes tags instances_memory_mb \
-                    inactive_after_days unreserved_concurrency_min";
+                    inactive_after_days unreserved_concurrency_min \
+                    queue_ms_max queue_length_max queued";
         let shown = format!("{:?}", Limits::default());
         let fields = shown.trim_start_matches("Limits { ").trim_end_matches(" }").split(", ");
         for field in fields.map(|field| field.split(':').next().unwrap()) {

@@ -91,9 +91,10 @@ async fn serve(settings: Settings, listener: TcpListener, launcher: OwnedFd, dat
     tokio::spawn(say_what_is_weak(worker.hello()));
 
     let (snapshot, shares) = (Arc::default(), Arc::default());
-    let config = control_config(&settings, &store, &snapshot, &shares, &worker);
+    let router = router(&limits, &snapshot, &shares, &worker);
+    let config = control_config(&settings, &store, (snapshot, shares), &router, &worker);
     let (control_service, control) = control::Service::new(config)?;
-    let router = router(&limits, snapshot, shares, worker);
+    drop(worker);
 
     let (stop, stopping) = watch::channel(false);
     let control_ended = tokio::spawn(control_service.run(stopped(stopping.clone())));
@@ -134,10 +135,11 @@ async fn serve(settings: Settings, listener: TcpListener, launcher: OwnedFd, dat
 fn control_config(
     settings: &Settings,
     store: &store::Store,
-    snapshot: &Arc<ArcSwap<Snapshot>>,
-    shares: &Arc<ArcSwap<Shares>>,
+    (snapshot, shares): (Arc<ArcSwap<Snapshot>>, Arc<ArcSwap<Shares>>),
+    router: &router::Handle,
     worker: &worker::Handle,
 ) -> control::Config {
+    let router = router.clone();
     let (in_use, last_invoked, retain) = (worker.clone(), worker.clone(), worker.clone());
     control::Config {
         account: settings.account.clone(),
@@ -145,8 +147,9 @@ fn control_config(
         limits: settings.file.limits.clone(),
         s3: settings.file.s3.clone(),
         store: store.clone(),
-        snapshot: snapshot.clone(),
-        shares: shares.clone(),
+        snapshot,
+        shares,
+        shares_changed: Box::new(move || router.shares_changed()),
         changed: Box::new(move |snapshot| retain.retain(generations(snapshot))),
         interpreters: worker.interpreters(),
         in_use: Box::new(move |digest| in_use.in_use(digest)),
@@ -172,6 +175,8 @@ fn gateway_config(
         true => gateway::Auth::Required(gateway::auth::Keys(keys)),
         false => gateway::Auth::Open { public: settings.open_to_all },
     };
+    let mut registry = prometheus_client::registry::Registry::default();
+    router.register(&mut registry);
     gateway::Config {
         limits: settings.file.limits.clone(),
         auth,
@@ -179,7 +184,7 @@ fn gateway_config(
         region: settings.region.clone(),
         router,
         control,
-        registry: prometheus_client::registry::Registry::default(),
+        registry,
     }
 }
 
@@ -190,16 +195,17 @@ fn generations(snapshot: &Snapshot) -> HashSet<Generation> {
 
 fn router(
     limits: &model::Limits,
-    snapshot: Arc<ArcSwap<Snapshot>>,
-    shares: Arc<ArcSwap<Shares>>,
-    worker: worker::Handle,
+    snapshot: &Arc<ArcSwap<Snapshot>>,
+    shares: &Arc<ArcSwap<Shares>>,
+    worker: &worker::Handle,
 ) -> router::Handle {
+    let worker = worker.clone();
     let worker: router::Worker = Arc::new(move |invocation, permit| {
         let worker = worker.clone();
         Box::pin(async move { worker.invoke(invocation, Box::new(permit)).await })
     });
-    let concurrent_executions = limits.concurrent_executions;
-    router::Handle::new(router::Config { snapshot, shares, concurrent_executions, worker })
+    let (snapshot, shares, limits) = (snapshot.clone(), shares.clone(), router::Limits::of(limits));
+    router::Handle::new(router::Config { snapshot, shares, limits, worker })
 }
 
 /// Tells the operator once what this machine does not give to sandboxes.

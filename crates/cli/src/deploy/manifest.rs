@@ -27,6 +27,10 @@ pub struct Manifest {
     pub network: Option<Network>,
     /// Invocations that one instance runs at a time.
     pub concurrency: Option<u32>,
+    /// How long an invocation may wait for concurrency, milliseconds; 0 throttles it at once.
+    pub queue_ms: Option<u32>,
+    /// How many may wait.
+    pub queue_length: Option<u32>,
     /// All environment variables.
     pub environment: Option<BTreeMap<String, String>>,
     /// What to leave out of the package.
@@ -57,12 +61,14 @@ impl Manifest {
             "timeout_s" => self.timeout_s = Some(number(key, value)?),
             "network" => self.network = Some(text(key, value).and_then(|text| network(&text))?),
             "concurrency" => self.concurrency = Some(number(key, value)?),
+            "queue_ms" => self.queue_ms = Some(number_or_zero(key, value)?),
+            "queue_length" => self.queue_length = Some(number(key, value)?),
             "environment" => self.environment = Some(variables(value)?),
             "exclude" => self.exclude = patterns(value)?,
             _ => {
                 return Err(format!(
                     "`{key}` is not a key of {FILE_NAME}; the keys are name, runtime, handler, role, memory_mb, \
-                     timeout_s, network, concurrency, environment and exclude"
+                     timeout_s, network, concurrency, queue_ms, queue_length, environment and exclude"
                 ));
             }
         }
@@ -87,6 +93,8 @@ impl Manifest {
             timeout_s: self.timeout_s.or(base.timeout_s),
             network: self.network.or(base.network),
             concurrency: self.concurrency.or(base.concurrency),
+            queue_ms: self.queue_ms.or(base.queue_ms),
+            queue_length: self.queue_length.or(base.queue_length),
             environment,
             exclude: base.exclude.into_iter().chain(self.exclude).collect(),
         }
@@ -126,8 +134,15 @@ fn text(key: &str, value: &Value) -> Result<String, String> {
 }
 
 fn number(key: &str, value: &Value) -> Result<u32, String> {
+    match number_or_zero(key, value)? {
+        0 => Err(format!("`{key}` is out of range: 0")),
+        number => Ok(number),
+    }
+}
+
+fn number_or_zero(key: &str, value: &Value) -> Result<u32, String> {
     let number = value.as_integer().ok_or_else(|| format!("`{key}` must be a whole number, not {}", kind(value)))?;
-    u32::try_from(number).ok().filter(|n| *n > 0).ok_or_else(|| format!("`{key}` is out of range: {number}"))
+    u32::try_from(number).map_err(|_| format!("`{key}` is out of range: {number}"))
 }
 
 fn variables(value: &Value) -> Result<BTreeMap<String, String>, String> {
@@ -160,12 +175,13 @@ mod tests {
     fn a_full_file() {
         let manifest = Manifest::parse(
             "name = 'f'\nruntime = 'python3.12'\nhandler = 'a.b'\nmemory_mb = 256\ntimeout_s = 9\nnetwork = 'none'\n\
-             concurrency = 8\nrole = 'arn:x'\nexclude = ['*.md']\n[environment]\nA = '1'\n",
+             concurrency = 8\nqueue_ms = 0\nqueue_length = 9\nrole = 'arn:x'\nexclude = ['*.md']\n[environment]\nA = '1'\n",
         )
         .unwrap();
         assert_eq!(manifest.name.as_deref(), Some("f"));
         assert_eq!((manifest.memory_mb, manifest.timeout_s), (Some(256), Some(9)));
         assert_eq!((manifest.network, manifest.concurrency), (Some(Network::None), Some(8)));
+        assert_eq!((manifest.queue_ms, manifest.queue_length), (Some(0), Some(9)));
         assert_eq!(manifest.environment.unwrap()["A"], "1");
         assert_eq!(manifest.exclude, ["*.md"]);
         assert_eq!(Manifest::parse("").unwrap(), Manifest::default());

@@ -24,11 +24,15 @@ pub fn update(manifest: &Manifest, config: &Value) -> (Value, Vec<String>) {
 /// The body of a change of Tidegate's own settings and the names in it: those that the manifest names and that differ
 /// from `present`.
 pub fn settings(manifest: &Manifest, present: &Value) -> (Value, Vec<String>) {
-    let mut request: Map<String, Value> =
-        [("network", manifest.network.map(|v| json!(v))), ("concurrency", manifest.concurrency.map(|v| json!(v)))]
-            .into_iter()
-            .filter_map(|(name, value)| Some((name.to_owned(), value?)))
-            .collect();
+    let mut request: Map<String, Value> = [
+        ("network", manifest.network.map(|v| json!(v))),
+        ("concurrency", manifest.concurrency.map(|v| json!(v))),
+        ("queue_ms", manifest.queue_ms.map(|v| json!(v))),
+        ("queue_length", manifest.queue_length.map(|v| json!(v))),
+    ]
+    .into_iter()
+    .filter_map(|(name, value)| Some((name.to_owned(), value?)))
+    .collect();
     request.retain(|name, value| present.get(name) != Some(value));
     let names = request.keys().cloned().collect();
     (Value::Object(request), names)
