@@ -17,7 +17,10 @@ from support.polling import wait_until
 UUID = r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 REPORT = re.compile(
     rf"REPORT RequestId: ({UUID})\tDuration: (\d+\.\d\d) ms\tBilled Duration: (\d+) ms\tMemory Size: (\d+) MB\t"
-    r"Max Memory Used: (\d+) MB\t(?:Init Duration: (\d+\.\d\d) ms\t)?(?:Status: (\w+)\t)?(?:Error Type: [\w.]+\t)?\n"
+    r"Max Memory Used: (\d+) MB\t(?:Init Duration: (\d+\.\d\d) ms\t)?(?:Status: (\w+)\t)?(?:Error Type: [\w.]+\t)?"
+    # Tidegate's own, behind Lambda's, where there is something to tell.
+    r"(?:Cold Start: ([^\t\n]+)\tSandbox Duration: \d+\.\d\d ms\t(?:Evicted: \d+\t)?)?"
+    r"(?:Throttle Wait: \d+\.\d\d ms \([^\t\n]+\)\t)?(?:Queued: \d+\.\d\d ms \([^\t\n]+\)\t)?\n"
 )
 RESPONSE_LIMIT = 6_291_556
 
@@ -346,7 +349,9 @@ class TestLogs:
         assert "on stdout\n" in first.log and "on stderr\n" in first.log
         assert re.search(rf"^\[ERROR\]\t\S+Z\t{identity}\tthrough logging$", first.log, re.MULTILINE)
         second = REPORT.search(api.invoke(name, {}, tail=True).log)
-        assert second and second[6] is None, "only the first invocation reports an Init duration"
+        assert "\tCold Start: the version had no instance\t" in first.log and "(waited for a start)\t" in first.log
+        assert second and "Cold Start" not in second[0] and "Queued" not in second[0], "of a used instance with a free slot there is nothing to tell"
+        assert second[6] is None, "only the first invocation reports an Init duration"
 
     def test_the_tail_is_the_last_four_kb(self, make, api):
         answer = api.invoke(make(Handler="probe.talk"), {"lines": 2000}, tail=True)

@@ -36,6 +36,8 @@ pub struct Invocation {
     pub client_context: Option<String>,
     /// The `X-Amzn-Trace-Id` of the caller, or one of ours.
     pub trace_id: String,
+    /// How long it has waited for concurrency.
+    pub queued_us: u64,
 }
 
 /// How an invocation that ran has ended. A user function's failure is an outcome, never an error.
@@ -75,6 +77,46 @@ pub struct Report {
     pub init_us: Option<u64>,
     /// Peak memory of the instance so far.
     pub memory_used_mb: u32,
+    /// How it came to its instance.
+    pub met: Met,
+    /// Why the outcome is a function error, if it is; for people.
+    pub ended: Option<&'static str>,
+}
+
+/// What an invocation met on the worker and what it waited for. Reasons are for people and stay the same from release to
+/// release.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Met {
+    /// The worker's number of the instance; 0 if there was none.
+    pub instance: u64,
+    /// The instance's start, if this was its first invocation.
+    pub cold: Option<Start>,
+    /// A wait for a slot, if none was free.
+    pub waited: Option<Wait>,
+    /// Whether the instance is a provisioned one, or why not; `None` if the version has none.
+    pub lane: Option<&'static str>,
+    /// The instance had to be thawed.
+    pub was_frozen: bool,
+}
+
+/// How an instance was started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Start {
+    /// Why.
+    pub reason: &'static str,
+    /// Time from the order to the beginning of Init: room and sandbox.
+    pub sandbox_us: u64,
+    /// Idle instances that were stopped to make room for it.
+    pub evicted: u32,
+}
+
+/// A wait for a slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Wait {
+    /// How long.
+    pub us: u64,
+    /// What came first.
+    pub reason: &'static str,
 }
 
 /// Why an invocation was throttled, as the API spells it (`ThrottleReason`).

@@ -205,6 +205,7 @@ fn invocation(request: &Request, spec: Arc<Spec>) -> Invocation {
         payload: request.payload.clone(),
         client_context: request.client_context.clone(),
         trace_id: request.trace_id.clone(),
+        queued_us: 0,
     }
 }
 

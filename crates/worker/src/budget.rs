@@ -49,20 +49,22 @@ impl Budget {
         Budget { used: Arc::default(), freed: Arc::default(), instances_max: limits.instances.into(), memory_mb_max }
     }
 
-    /// Takes room, if need be by stopping the idlest instances of any version.
-    pub async fn take(&self, shared: &Arc<Shared>, memory_mb: u32) -> Result<Room, Refusal> {
+    /// Takes room, if need be by stopping the idlest instances of any version, and says how many that were.
+    pub async fn take(&self, shared: &Arc<Shared>, memory_mb: u32) -> Result<(Room, u32), Refusal> {
+        let mut evicted = 0;
         let until = tokio::time::Instant::now() + ROOM_WAIT;
         loop {
             // Registered before looking, so that a return between look and wait is not missed.
             let freed = self.freed.notified();
             let shortage = match self.try_take(memory_mb) {
-                Ok(room) => return Ok(room),
+                Ok(room) => return Ok((room, evicted)),
                 Err(shortage) => shortage,
             };
             let refusal = if shortage.instances > 0 { Refusal::Instances } else { Refusal::Memory };
-            if u64::from(memory_mb) > self.memory_mb_max || !evict(shared, shortage) {
+            if u64::from(memory_mb) > self.memory_mb_max {
                 return Err(refusal);
             }
+            evicted += evict(shared, shortage).ok_or(refusal)?;
             if tokio::time::timeout_at(until, freed).await.is_err() {
                 return Err(refusal);
             }
@@ -96,12 +98,13 @@ impl Drop for Room {
     }
 }
 
-/// Stops the idlest instances, as far as those that are stopping already will not do; whether room is on its way.
-fn evict(shared: &Arc<Shared>, shortage: Shortage) -> bool {
+/// Stops the idlest instances, as far as those that are stopping already will not do, and says how many; `None` if no
+/// room is on its way.
+fn evict(shared: &Arc<Shared>, shortage: Shortage) -> Option<u32> {
     let versions = shared.versions.load();
     let left = still_short(shortage, &versions);
     if left.memory_mb == 0 && left.instances == 0 {
-        return true;
+        return Some(0);
     }
     let mut candidates = Vec::new();
     for version in versions.values() {
@@ -112,14 +115,15 @@ fn evict(shared: &Arc<Shared>, shortage: Shortage) -> bool {
     }
     let Some(eviction) = choose(&candidates, left) else {
         // A replaced version gives its room back as soon as its last invocations end.
-        return versions.values().any(|v| v.is_winding_up());
+        return versions.values().any(|v| v.is_winding_up()).then_some(0);
     };
+    let mut evicted = 0;
     for victim in eviction.victims {
         if let Some(version) = versions.get(&victim.generation) {
-            version.evict(shared, victim.instance);
+            evicted += u32::from(version.evict(shared, victim.instance));
         }
     }
-    true
+    Some(evicted)
 }
 
 /// What is short even when all that is stopping has stopped.

@@ -37,6 +37,10 @@ pub struct Instance {
     pub exit: watch::Receiver<Option<Exit>>,
     /// What Init took.
     pub init_us: u64,
+    /// What its room and its sandbox took before.
+    pub sandbox_us: u64,
+    /// Idle instances that were stopped to make room for it.
+    pub evicted: u32,
     /// How it is spoken to.
     pub talk: Talk,
     /// Its memory figure.

@@ -5,6 +5,7 @@ use crate::logs::{InstanceLog, now_ms};
 use crate::outcomes::Ending;
 use crate::service::{Handle, Shared};
 use crate::start::Failure;
+use crate::told;
 use crate::versions::{Grant, Versioned};
 use bytes::Bytes;
 use model::invocation::{Completed, Invocation, Outcome, Refusal, Report};
@@ -97,7 +98,8 @@ impl Run {
         };
         let init_us = first.then_some(on.init_us);
         let memory_used_mb = on.memory.peak_mb_after(duration, now_ms(), &on.exit);
-        let report = Report { duration_us: duration.as_micros() as u64, queue_us, init_us, memory_used_mb };
+        let (duration_us, met) = (duration.as_micros() as u64, told::met(why, slot.pool_id, on));
+        let report = Report { duration_us, queue_us, init_us, memory_used_mb, met, ended: None };
         let completed = complete(&slot.shared, &invocation, &on.log, result, report);
         // Given back first: whoever has the answer may send the next invocation at once.
         drop(held);
@@ -172,7 +174,7 @@ fn not_started(
         Failure::Function { ending, log, init_us, memory_mb } => (ending, log, *init_us, *memory_mb),
     };
     log.start(start_line(invocation), true);
-    let report = Report { duration_us: init_us, queue_us, init_us: None, memory_used_mb };
+    let report = Report { duration_us: init_us, queue_us, memory_used_mb, ..Report::default() };
     Ok(complete(shared, invocation, log, Err(ending.clone()), report))
 }
 
@@ -181,7 +183,7 @@ fn complete(
     invocation: &Invocation,
     log: &InstanceLog,
     result: Result<Bytes, Ending>,
-    report: Report,
+    mut report: Report,
 ) -> Completed {
     let (id, spec) = (&invocation.id, &invocation.spec);
     let mut lines = Vec::with_capacity(3);
@@ -190,6 +192,7 @@ fn complete(
         Err(ending) => {
             let payload = ending.payload(id, spec.timeout_ms, shared.limits.response_payload_bytes);
             lines.extend(ending_line(&ending, invocation));
+            report.ended = Some(told::ended(&ending));
             (Outcome::FunctionError { payload }, status_of(&ending))
         }
     };
@@ -250,10 +253,11 @@ fn report_line(invocation: &Invocation, report: &Report, status: &str) -> String
     };
     format!(
         "REPORT RequestId: {}\tDuration: {:.2} ms\tBilled Duration: {billed_ms} ms\tMemory Size: {} MB\t\
-         Max Memory Used: {} MB\t{init}{status}",
+         Max Memory Used: {} MB\t{init}{status}{}",
         invocation.id,
         report.duration_us as f64 / 1_000.0,
         invocation.spec.memory_mb,
         report.memory_used_mb,
+        told::fields(invocation.queued_us, &report.met),
     )
 }

@@ -17,6 +17,7 @@ mod provision;
 mod runtime_api;
 mod service;
 mod start;
+mod told;
 mod versions;
 
 pub use invoke::Held;

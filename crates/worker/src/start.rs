@@ -110,12 +110,16 @@ enum NotStarted {
 }
 
 async fn attempts_with_room(shared: &Arc<Shared>, version: &Versioned) -> Result<Instance, NotStarted> {
-    let room = shared.budget.take(shared, version.spec.memory_mb).await.map_err(NotStarted::NoRoom)?;
+    let ordered = Instant::now();
+    let (room, evicted) = shared.budget.take(shared, version.spec.memory_mb).await.map_err(NotStarted::NoRoom)?;
     // Each launch holds the room until the launcher says that its sandbox is gone.
-    attempts(shared, version, &Arc::new(room)).await.map_err(|failure| match failure {
+    let mut instance = attempts(shared, version, &Arc::new(room)).await.map_err(|failure| match failure {
         Failure::Full => NotStarted::NoRoom(Refusal::Instances),
         failure => NotStarted::Failed(failure),
-    })
+    })?;
+    instance.sandbox_us = (ordered.elapsed().as_micros() as u64).saturating_sub(instance.init_us);
+    instance.evicted = evicted;
+    Ok(instance)
 }
 
 /// Follows an instance to its end.
@@ -326,6 +330,7 @@ impl Launched {
         };
         let exit = self.launch.exit();
         let id = self.launch.keep();
-        Instance { id, log: self.log, exit, init_us, talk, memory: self.memory, life: self.life }
+        let (log, memory, life) = (self.log, self.memory, self.life);
+        Instance { id, log, exit, init_us, sandbox_us: 0, evicted: 0, talk, memory, life }
     }
 }
