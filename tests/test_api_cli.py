@@ -208,3 +208,26 @@ def test_errors(aws, probe, tmp_path):
     for arguments, text in cases:
         code, _, error = aws(*arguments)
         assert code in API_ERRORS and text in error, (arguments, error)
+
+
+def test_versions_and_aliases(aws, api, make, tmp_path):
+    """Publishes, makes an alias, shifts it, invokes through it, cleans up."""
+    code = "def handler(event, context):\n    return %d\n"
+    name = make(zip_of({"app.py": code % 1}), Handler="app.handler")
+    assert aws("publish-version", "--function-name", name)[1]["Version"] == "1"
+    api.update(name, zip_of({"app.py": code % 2}))
+    assert aws("publish-version", "--function-name", name, "--description", "two")[1]["Version"] == "2"
+    live = ("--function-name", name, "--name", "live")
+    assert aws("create-alias", *live, "--function-version", "1")[1]["AliasArn"] == arn_of(name, "live")
+    shifted = aws("update-alias", *live, "--routing-config", "AdditionalVersionWeights={2=0.5}")[1]
+    assert shifted["RoutingConfig"] == {"AdditionalVersionWeights": {"2": 0.5}}
+    assert aws("wait", "published-version-active", "--function-name", name, "--qualifier", "2")[0] == 0
+    out = tmp_path / "answer"
+    answer = aws("invoke", "--function-name", f"{name}:live", str(out))[1]
+    assert answer["ExecutedVersion"] == out.read_text()
+    listed = aws("list-versions-by-function", "--function-name", name)[1]["Versions"]
+    assert [one["Version"] for one in listed] == ["$LATEST", "1", "2"]
+    code, _, stderr = aws("delete-function", "--function-name", name, "--qualifier", "2")
+    assert code in API_ERRORS and "the following aliases reference it: [live]" in stderr
+    assert aws("delete-alias", *live)[0] == 0
+    assert aws("delete-function", "--function-name", name, "--qualifier", "2")[0] == 0

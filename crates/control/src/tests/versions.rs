@@ -83,8 +83,12 @@ async fn versions_are_frozen_and_numbered() {
 #[tokio::test]
 async fn preconditions_of_publishing() {
     let bench = Bench::new();
-    bench.probed(&[]);
     let (_service, handle) = bench.start().await;
+    // Until the launcher has looked for interpreters this one stays Pending.
+    handle.create_function(new("failed", "python3.12")).await.unwrap();
+    let busy = handle.publish_version(&name("failed"), Publication::default()).await;
+    assert!(matches!(busy, Err(Error::Busy { .. })), "{busy:?}");
+    bench.probed(&[]);
     handle.create_function(new("f", "provided")).await.unwrap();
     let function = settled(&handle, "f").await;
     let digest = function.code.digest;
@@ -101,7 +105,6 @@ async fn preconditions_of_publishing() {
         let got = format!("{:?}", handle.publish_version(&name("f"), wish).await);
         assert!(got.contains(want), "{got} has no {want}");
     }
-    handle.create_function(new("failed", "python3.12")).await.unwrap();
     settled(&handle, "failed").await;
     let refused = handle.publish_version(&name("failed"), Publication::default()).await;
     assert!(matches!(refused, Err(Error::NothingToPublish { .. })), "{refused:?}");
