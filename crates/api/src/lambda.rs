@@ -225,6 +225,39 @@ pub struct ListAliases {
     pub aliases: Vec<AliasConfiguration>,
 }
 
+/// The answer of PutProvisionedConcurrencyConfig and GetProvisionedConcurrencyConfig, and an item of the list.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct ProvisionedConcurrency {
+    /// The version's or alias's ARN; in lists only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub function_arn: Option<String>,
+    /// What is wanted.
+    pub requested_provisioned_concurrent_executions: u32,
+    /// What is initialised.
+    pub available_provisioned_concurrent_executions: u32,
+    /// The same, since what is initialised is available.
+    pub allocated_provisioned_concurrent_executions: u32,
+    /// `IN_PROGRESS`, `READY` or `FAILED`.
+    pub status: String,
+    /// Why something is missing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status_reason: Option<String>,
+    /// `2019-12-31T20:28:49+0000`
+    pub last_modified: String,
+}
+
+/// The answer of ListProvisionedConcurrencyConfigs.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct ListProvisionedConcurrency {
+    /// Where the next page starts, if there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_marker: Option<String>,
+    /// In the order of the qualifiers.
+    pub provisioned_concurrency_configs: Vec<ProvisionedConcurrency>,
+}
+
 /// The answer of ListTags.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]

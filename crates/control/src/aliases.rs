@@ -136,6 +136,7 @@ async fn update(
     shared.check_weights(&function, alias.version, &additional).await?;
     alias.additional = additional.into_iter().collect();
     alias.revision_id = new_revision_id();
+    shared.check_provisioned_alias(&function, &name, &alias.split())?;
     shared.write_alias(&alias, Expect::Any).await?;
     shared.collect_soon.notify_one();
     Ok(alias)
@@ -146,6 +147,7 @@ async fn delete(shared: Arc<Shared>, function: FunctionName, name: String) -> Re
     shared.read(&function).await?;
     let (of, wanted) = (function.clone(), name.clone());
     shared.on_disk(move |store| store.registry().delete_alias(&of, &wanted)).await?;
+    shared.forget_provisioned(&function, Some(&name));
     shared.hide_alias(&function, &name);
     Ok(())
 }

@@ -2,6 +2,7 @@
 //! `gateway/src/errors.rs` alone.
 
 use model::{Digest, FunctionName};
+use scheduler::provisioned::NotProvisioned;
 use store::PackageError;
 use store::remote::RemoteError;
 
@@ -56,6 +57,29 @@ pub enum Error {
         given: String,
         /// What the code is.
         current: Digest,
+    },
+    /// Nothing is provisioned for this version or alias.
+    #[error("nothing is provisioned for this version or alias of the function {name}")]
+    NothingProvisioned {
+        /// The function.
+        name: FunctionName,
+    },
+    /// So much cannot be provisioned.
+    #[error("the provisioned concurrency is refused: {0:?}")]
+    NotProvisioned(NotProvisioned),
+    /// The alias points to a version that has provisioned concurrency itself.
+    #[error("the alias points to a version that has provisioned concurrency")]
+    OnProvisionedVersion,
+    /// An alias that points to the version has provisioned concurrency.
+    #[error("an alias of the version has provisioned concurrency")]
+    UnderProvisionedAlias,
+    /// The function takes no invocations now.
+    #[error("the function {name} is in the state {state}")]
+    NotReady {
+        /// The function.
+        name: FunctionName,
+        /// `Pending`, `Failed` or `Inactive`.
+        state: &'static str,
     },
     /// The function, or its newest update, has failed, so that there is nothing to publish.
     #[error("the function {name} is in the state Failed")]

@@ -13,6 +13,8 @@ mod versions;
 
 mod aliases;
 
+mod provisioned;
+
 mod transitions;
 
 mod snapshot;
@@ -31,6 +33,9 @@ pub use aliases::{AliasChange, NewAlias};
 pub use error::{Error, WeightFault};
 pub use functions::{Account, NewFunction};
 pub use packages::CodeSource;
+pub use provisioned::{Counted, Counts, Provision, ProvisionedNow, WarmUp};
+// What callers meet of `scheduler`, which they do not depend on.
+pub use scheduler::provisioned::{NotProvisioned, Status};
 // What callers meet of `store`, which they do not depend on.
 pub use store::remote::{RemoteError, S3Config};
 pub use store::{Cursor, PackageError, StoredZip};
@@ -89,6 +94,12 @@ pub struct Config {
     pub in_use: InUse,
     /// Asked before a function becomes Inactive.
     pub last_invoked: LastInvoked,
+    /// Told how many instances of a version to keep initialised.
+    pub provision: Provision,
+    /// Asked how many there are.
+    pub provisioned: Counted,
+    /// Told to start instances ahead of invocations.
+    pub warm_up: WarmUp,
 }
 
 /// What all parts share.
@@ -104,6 +115,7 @@ struct Shared {
     /// Transitions whose task lives, by function and the revision id that began them.
     settling: std::sync::Mutex<BTreeSet<(FunctionName, String)>>,
     unused: std::sync::Mutex<collect::Unused>,
+    book: std::sync::Mutex<provisioned::Book>,
     collect_soon: Notify,
 }
 
@@ -130,10 +142,12 @@ impl Service {
             fetches: Arc::new(Semaphore::new(packages::FETCHES_MAX)),
             settling: std::sync::Mutex::default(),
             unused: std::sync::Mutex::default(),
+            book: std::sync::Mutex::default(),
             collect_soon: Notify::new(),
         });
         shared.load_shares()?;
         shared.load_snapshot()?;
+        shared.load_provisioned()?;
         Ok((Service { shared: shared.clone() }, Handle { shared }))
     }
 
@@ -142,6 +156,7 @@ impl Service {
         let shared = self.shared;
         tokio::pin!(shutdown);
         shared.forget_grace();
+        shared.provision_all();
         let mut resumed: Option<Instant> = None;
         loop {
             if resumed.is_none_or(|at| at.elapsed() >= ROUND) {

@@ -32,7 +32,7 @@ impl Handle {
             shared.read(&name).await?;
             let present = shared.config.shares.load().of(&name);
             if let Some(wanted) = wanted {
-                shared.check_reservation(present, wanted)?;
+                shared.check_reservation(&name, present, wanted)?;
             }
             shared.set_share(&name, Share { reserved: wanted, ..present }).await
         })
@@ -51,10 +51,9 @@ impl Handle {
         .await
     }
 
-    /// The account's concurrency that no function has reserved.
+    /// The account's concurrency that no function has reserved, or provisioned without a reservation.
     pub fn unreserved(&self) -> u32 {
-        let config = &self.shared.config;
-        config.limits.concurrent_executions.saturating_sub(config.shares.load().reserved_total())
+        self.shared.config.limits.concurrent_executions.saturating_sub(self.shared.promised_to_others(None))
     }
 }
 
@@ -88,14 +87,14 @@ impl Shared {
         }
     }
 
-    fn check_reservation(&self, share: Share, wanted: u32) -> Result<(), Error> {
+    fn check_reservation(&self, name: &FunctionName, share: Share, wanted: u32) -> Result<(), Error> {
         let present = share.reserved.unwrap_or(0);
         let limits = &self.config.limits;
         let reservation = Reservation {
             wanted,
             present,
-            provisioned: 0,
-            others: self.config.shares.load().reserved_total().saturating_sub(present),
+            provisioned: self.provisioned_of(name),
+            others: self.promised_to_others(Some(name)),
             account: limits.concurrent_executions,
             unreserved_min: limits.unreserved_concurrency_min,
         };

@@ -93,6 +93,7 @@ impl Shared {
                 change(Arc::make_mut(targets));
             }
         });
+        self.follow(name);
     }
 
     /// The caller holds `writer`.

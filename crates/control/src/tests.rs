@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use store::Expect;
 use tempfile::TempDir;
 
+mod provisioned;
 mod versions;
 
 /// A zip of one executable `bootstrap`.
@@ -24,6 +25,7 @@ struct Bench {
     in_use: Arc<AtomicBool>,
     last_invoked_ms: Arc<AtomicU64>,
     changes: Arc<AtomicU64>,
+    workers: provisioned::Workers,
     limits: Limits,
 }
 
@@ -37,6 +39,7 @@ impl Bench {
             in_use: Arc::default(),
             last_invoked_ms: Arc::default(),
             changes: Arc::default(),
+            workers: provisioned::Workers::default(),
             limits: Limits::default(),
         }
     }
@@ -59,6 +62,9 @@ impl Bench {
             interpreters: self.interpreters.subscribe(),
             in_use: Box::new(move |_| in_use.load(Ordering::Relaxed)),
             last_invoked: Box::new(move |_| Some(last_invoked_ms.load(Ordering::Relaxed))),
+            provision: self.workers.provision(),
+            provisioned: self.workers.provisioned(),
+            warm_up: self.workers.warm_up(),
         }
     }
 

@@ -7,7 +7,7 @@
 use crate::auth::AuthError;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use control::{PackageError, RemoteError, WeightFault};
+use control::{NotProvisioned, PackageError, RemoteError, WeightFault};
 use model::invocation::ThrottleReason;
 use model::{FunctionArn, Qualifier};
 use router::NoRoute;
@@ -29,6 +29,8 @@ pub enum Exception {
     InvalidRequestContent,
     /// The caller's revision id is old.
     PreconditionFailed,
+    /// Nothing is provisioned for the version or alias.
+    ProvisionedConcurrencyConfigNotFound,
     /// A management request is too large; outside the service model, but recorded.
     RequestEntityTooLarge,
     /// The client took too long; outside the service model.
@@ -82,6 +84,9 @@ impl Exception {
             E::InvalidParameterValue => ("InvalidParameterValueException", 400, Lower, User),
             E::InvalidRequestContent => ("InvalidRequestContentException", 400, Lower, User),
             E::PreconditionFailed => ("PreconditionFailedException", 412, Lower, User),
+            E::ProvisionedConcurrencyConfigNotFound => {
+                ("ProvisionedConcurrencyConfigNotFoundException", 404, Lower, User)
+            }
             E::RequestEntityTooLarge => ("RequestEntityTooLargeException", 413, Lower, Unsaid),
             E::RequestTimeout => ("RequestTimeoutException", 408, Lower, User),
             E::RequestTooLarge => ("RequestTooLargeException", 413, Lower, User),
@@ -207,6 +212,19 @@ pub fn from_control(error: control::Error, arn: &FunctionArn) -> Refusal {
             STANDARD.encode(current.0)
         )),
         E::NothingToPublish { .. } => not_ready("Failed"),
+        E::NotReady { state, .. } => not_ready(state),
+        E::NothingProvisioned { .. } => Refusal::new(
+            Exception::ProvisionedConcurrencyConfigNotFound,
+            "No Provisioned Concurrency Config found for this function",
+        ),
+        E::NotProvisioned(refused) => from_provisioning(refused),
+        E::OnProvisionedVersion => Refusal::new(
+            Exception::ResourceConflict,
+            "Alias can't be used for Provisioned Concurrency configuration on an already Provisioned version",
+        ),
+        E::UnderProvisionedAlias => {
+            Refusal::new(Exception::ResourceConflict, "Version is pointed by a Provisioned Concurrency alias")
+        }
         E::TooManyTags { .. } => Refusal::invalid("Number of tags exceeds resource tag limit."),
         E::UnreservedBelowMinimum { minimum } => Refusal::untyped(format!(
             "Specified ReservedConcurrentExecutions for function decreases account's UnreservedConcurrentExecution below \
@@ -230,6 +248,22 @@ pub fn from_control(error: control::Error, arn: &FunctionArn) -> Refusal {
         ),
         E::Store(_) | E::Interrupted => Refusal::platform(&error),
     }
+}
+
+fn from_provisioning(refused: NotProvisioned) -> Refusal {
+    Refusal::invalid(match refused {
+        NotProvisioned::MoreThanReserved => "Requested Provisioned Concurrency should not be greater than the \
+                                             reservedConcurrentExecution for function"
+            .to_owned(),
+        NotProvisioned::MoreThanUnreserved { unreserved } => format!(
+            "Specified ConcurrentExecutions for function is greater than account's unreserved concurrency \
+             [{unreserved}]."
+        ),
+        NotProvisioned::UnreservedBelowMinimum { minimum } => format!(
+            "Specified ConcurrentExecutions for function decreases account's UnreservedConcurrentExecution below its \
+             minimum value of [{minimum}]."
+        ),
+    })
 }
 
 fn from_weights(fault: WeightFault) -> Refusal {

@@ -32,6 +32,8 @@ mod versions;
 
 mod aliases;
 
+mod provisioned;
+
 mod paging;
 
 mod view;

@@ -7,7 +7,10 @@ use crate::metrics::{Answered, Asked, Metrics};
 use crate::query::Query;
 use crate::routes::{self, Match, Operation};
 use crate::validation::references::Place;
-use crate::{Auth, account, aliases, browsers, concurrency, functions, ids, invoke, own_api, settings, tags, versions};
+use crate::{
+    Auth, account, aliases, browsers, concurrency, functions, ids, invoke, own_api, provisioned, settings, tags,
+    versions,
+};
 use bytes::Bytes;
 use hyper::body::{Body, Incoming};
 use hyper::header::{CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
@@ -281,6 +284,10 @@ impl Gateway {
             | Operation::UpdateFunctionConfiguration
             | Operation::ListFunctions
             | Operation::DeleteFunction
+            | Operation::PutProvisionedConcurrencyConfig
+            | Operation::GetProvisionedConcurrencyConfig
+            | Operation::ListProvisionedConcurrencyConfigs
+            | Operation::DeleteProvisionedConcurrencyConfig
             | Operation::PublishVersion
             | Operation::ListVersionsByFunction
             | Operation::CreateAlias
@@ -361,6 +368,10 @@ impl Gateway {
             Operation::UpdateFunctionConfiguration => functions::update_configuration(self, call).await,
             Operation::ListFunctions => functions::list(self, call).await,
             Operation::DeleteFunction => functions::delete(self, call).await,
+            Operation::PutProvisionedConcurrencyConfig => provisioned::put(self, call).await,
+            Operation::GetProvisionedConcurrencyConfig => provisioned::get(self, call).await,
+            Operation::ListProvisionedConcurrencyConfigs => provisioned::list(self, call).await,
+            Operation::DeleteProvisionedConcurrencyConfig => provisioned::delete(self, call).await,
             Operation::PublishVersion => versions::publish(self, call).await,
             Operation::ListVersionsByFunction => versions::list(self, call).await,
             Operation::CreateAlias => aliases::create(self, call).await,

@@ -38,6 +38,14 @@ pub enum Operation {
     /// Lambda's.
     DeleteFunctionConcurrency,
     /// Lambda's.
+    PutProvisionedConcurrencyConfig,
+    /// Lambda's.
+    GetProvisionedConcurrencyConfig,
+    /// Lambda's.
+    ListProvisionedConcurrencyConfigs,
+    /// Lambda's.
+    DeleteProvisionedConcurrencyConfig,
+    /// Lambda's.
     PublishVersion,
     /// Lambda's.
     ListVersionsByFunction,
@@ -179,10 +187,10 @@ const ROUTES: &[Route] = &[
     refused("PUT", "/2019-09-25/functions/{FunctionName}/event-invoke-config", "", "PutFunctionEventInvokeConfig"),
     refused("GET", "/2019-09-25/functions/{FunctionName}/event-invoke-config/list", "", "ListFunctionEventInvokeConfigs"),
     offered("GET", "/2019-09-30/functions/{FunctionName}/concurrency", "GetFunctionConcurrency", Operation::GetFunctionConcurrency),
-    refused("DELETE", "/2019-09-30/functions/{FunctionName}/provisioned-concurrency", "", "DeleteProvisionedConcurrencyConfig"),
-    refused("GET", "/2019-09-30/functions/{FunctionName}/provisioned-concurrency", "List=ALL", "ListProvisionedConcurrencyConfigs"),
-    refused("GET", "/2019-09-30/functions/{FunctionName}/provisioned-concurrency", "", "GetProvisionedConcurrencyConfig"),
-    refused("PUT", "/2019-09-30/functions/{FunctionName}/provisioned-concurrency", "", "PutProvisionedConcurrencyConfig"),
+    offered("DELETE", "/2019-09-30/functions/{FunctionName}/provisioned-concurrency", "DeleteProvisionedConcurrencyConfig", Operation::DeleteProvisionedConcurrencyConfig),
+    Route { method: "GET", pattern: "/2019-09-30/functions/{FunctionName}/provisioned-concurrency", query: "List=ALL", name: "ListProvisionedConcurrencyConfigs", operation: Some(Operation::ListProvisionedConcurrencyConfigs) },
+    offered("GET", "/2019-09-30/functions/{FunctionName}/provisioned-concurrency", "GetProvisionedConcurrencyConfig", Operation::GetProvisionedConcurrencyConfig),
+    offered("PUT", "/2019-09-30/functions/{FunctionName}/provisioned-concurrency", "PutProvisionedConcurrencyConfig", Operation::PutProvisionedConcurrencyConfig),
     refused("GET", "/2020-04-22/code-signing-configs", "", "ListCodeSigningConfigs"),
     refused("POST", "/2020-04-22/code-signing-configs", "", "CreateCodeSigningConfig"),
     refused("DELETE", "/2020-04-22/code-signing-configs/{CodeSigningConfigArn}", "", "DeleteCodeSigningConfig"),
@@ -237,7 +245,7 @@ mod tests {
         assert_eq!(lambda.len(), 85);
         let names: BTreeSet<&str> = lambda.iter().map(|r| r.name).collect();
         assert_eq!(names.len(), 85);
-        assert_eq!(lambda.iter().filter(|r| r.operation.is_some()).count(), 22);
+        assert_eq!(lambda.iter().filter(|r| r.operation.is_some()).count(), 26);
     }
 
     #[test]

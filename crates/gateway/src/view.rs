@@ -124,6 +124,13 @@ fn runtime_version(runtime: &str, place: &Place) -> RuntimeVersionConfig {
     RuntimeVersionConfig { runtime_version_arn: format!("arn:aws:lambda:{}::runtime:{digest}", place.region) }
 }
 
+/// `2026-11-23T04:48:45+0000`
+pub fn timestamp_s(epoch_ms: u64) -> String {
+    let text = timestamp(epoch_ms);
+    // Milliseconds are four characters from the dot on.
+    text.split_once('.').map_or(text.clone(), |(seconds, rest)| format!("{seconds}{}", &rest[3..]))
+}
+
 /// `2026-11-23T04:48:45.123+0000`
 fn timestamp(epoch_ms: u64) -> String {
     let format = format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]+0000");
@@ -138,6 +145,7 @@ mod tests {
     #[test]
     fn timestamps() {
         assert_eq!(timestamp(1_795_409_325_123), "2026-11-23T04:48:45.123+0000");
+        assert_eq!(timestamp_s(1_795_409_325_123), "2026-11-23T04:48:45+0000");
         assert_eq!(timestamp(0), "1970-01-01T00:00:00.000+0000");
         assert_eq!(timestamp(u64::MAX), "1970-01-01T00:00:00.000+0000");
     }

@@ -50,6 +50,9 @@ async fn serve(limits: Limits, auth: Auth, worker: router::Worker) -> Server {
         interpreters: watch::channel(None).1,
         in_use: Box::new(|_| false),
         last_invoked: Box::new(|_| None),
+        provision: Box::new(|_, _| true),
+        provisioned: Box::new(|_| None),
+        warm_up: Box::new(|_, _| true),
     })
     .unwrap();
     let router = router::Config { snapshot, shares, limits: router::Limits::of(&limits), worker };

@@ -25,3 +25,5 @@ pub mod lifetimes;
 pub mod eviction;
 
 pub mod function_state;
+
+pub mod provisioned;

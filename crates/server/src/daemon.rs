@@ -141,6 +141,7 @@ fn control_config(
 ) -> control::Config {
     let router = router.clone();
     let (in_use, last_invoked, retain) = (worker.clone(), worker.clone(), worker.clone());
+    let (provision, provisioned, warm_up) = (worker.clone(), worker.clone(), worker.clone());
     control::Config {
         account: settings.account.clone(),
         region: settings.region.clone(),
@@ -154,7 +155,16 @@ fn control_config(
         interpreters: worker.interpreters(),
         in_use: Box::new(move |digest| in_use.in_use(digest)),
         last_invoked: Box::new(move |name| last_invoked.last_invoked(name)),
+        provision: Box::new(move |spec, target| provision.provision(spec.clone(), target)),
+        provisioned: Box::new(move |generation| provisioned.provisioned(generation).map(counts)),
+        warm_up: Box::new(move |spec, count| warm_up.warm_up(spec.clone(), count)),
     }
+}
+
+/// What the worker says of provisioned instances, as `control` asks it.
+fn counts(counts: worker::ProvisionedCounts) -> control::Counts {
+    let failure = counts.last_failure.map(|failure| (failure.trouble, failure.text));
+    control::Counts { ready: counts.ready, in_use: counts.in_use, failure }
 }
 
 fn gateway_config(

@@ -10,6 +10,7 @@ mod functions;
 mod log_line;
 pub mod logs;
 pub mod packages;
+mod provisioned;
 mod published;
 pub mod registry;
 pub mod remote;
