@@ -1,6 +1,6 @@
 //! CreateAlias, GetAlias, UpdateAlias, ListAliases and DeleteAlias.
 
-use crate::errors::{Exception, Refusal, from_control};
+use crate::errors::{Exception, Refusal, alias_not_found, from_control};
 use crate::paging::{items, marker, read_marker};
 use crate::request::{Answer, Call, Gateway};
 use crate::validation::references::Place;
@@ -25,9 +25,7 @@ pub async fn get(gateway: &Gateway, call: Call) -> Result<Answer, Refusal> {
     let (name, alias, arn) = named(gateway, &call)?;
     let alias = gateway.control.alias(&name, &alias).await.map_err(|error| match error {
         // Recorded so, also if there is no function at all.
-        control::Error::NotFound { .. } => {
-            Refusal::new(Exception::ResourceNotFound, format!("Cannot find alias arn: {arn}"))
-        }
+        control::Error::NotFound { .. } => alias_not_found(&arn),
         error => from_control(error, &arn),
     })?;
     Answer::of(200, &shown(&alias, &gateway.place))

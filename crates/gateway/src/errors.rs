@@ -193,10 +193,7 @@ pub fn from_control(error: control::Error, arn: &FunctionArn) -> Refusal {
              retrieve the latest Revision Id",
         ),
         E::VersionMissing { number, .. } => not_found(&arn.with_version(model::Version::Number(number))),
-        E::AliasMissing { alias, .. } => {
-            let arn = arn.with(Qualifier::Alias(alias));
-            Refusal::new(Exception::ResourceNotFound, format!("Cannot find alias arn: {arn}"))
-        }
+        E::AliasMissing { alias, .. } => alias_not_found(&arn.with(Qualifier::Alias(alias))),
         E::AliasExists { alias, .. } => {
             let arn = arn.with(Qualifier::Alias(alias));
             Refusal::new(Exception::ResourceConflict, format!("Alias already exists: {arn}"))
@@ -290,6 +287,11 @@ pub fn not_found(arn: &FunctionArn) -> Refusal {
     Refusal::new(Exception::ResourceNotFound, format!("Function not found: {arn}"))
 }
 
+/// An alias that is not there.
+pub fn alias_not_found(arn: &FunctionArn) -> Refusal {
+    Refusal::new(Exception::ResourceNotFound, format!("Cannot find alias arn: {arn}"))
+}
+
 fn from_package(error: PackageError) -> Refusal {
     match error {
         PackageError::Empty => Refusal::invalid(error.to_string()),
@@ -333,9 +335,7 @@ pub fn from_router(error: router::Error, arn: &FunctionArn, qualifier: Option<&Q
     };
     match error {
         E::NoRoute(NoRoute::FunctionMissing | NoRoute::VersionMissing) => not_found(&qualified()),
-        E::NoRoute(NoRoute::AliasMissing) => {
-            Refusal::new(Exception::ResourceNotFound, format!("Cannot find alias arn: {}", qualified()))
-        }
+        E::NoRoute(NoRoute::AliasMissing) => alias_not_found(&qualified()),
         E::NoRoute(NoRoute::NotReady { state }) => not_ready(state),
         E::Throttled { throttle, retry_after_s } => Refusal {
             reason: Some(throttle.reason),

@@ -1,7 +1,7 @@
 //! PutProvisionedConcurrencyConfig, GetProvisionedConcurrencyConfig, ListProvisionedConcurrencyConfigs and
 //! DeleteProvisionedConcurrencyConfig.
 
-use crate::errors::{Exception, Refusal, from_control, not_found};
+use crate::errors::{Refusal, alias_not_found, from_control, not_found};
 use crate::paging::{items, marker, read_marker};
 use crate::request::{Answer, Call, Gateway};
 use crate::validation::references::{Kind, Named};
@@ -96,9 +96,7 @@ fn wanted(body: &[u8]) -> Result<u32, Refusal> {
 fn refused(gateway: &Gateway, named: &Named, error: control::Error) -> Refusal {
     let arn = gateway.place.arn(&named.name, named.qualifier.as_ref());
     match (error, &named.qualifier) {
-        (control::Error::NotFound { .. }, Some(Qualifier::Alias(_))) => {
-            Refusal::new(Exception::ResourceNotFound, format!("Cannot find alias arn: {arn}"))
-        }
+        (control::Error::NotFound { .. }, Some(Qualifier::Alias(_))) => alias_not_found(&arn),
         (control::Error::NotFound { .. }, _) => not_found(&arn),
         (error, _) => from_control(error, &arn),
     }
