@@ -25,6 +25,8 @@ pub enum Kind {
     Error = 4,
     /// Shim to worker: Init failed. Header [`Answer`] without an id, body the error as JSON.
     InitError = 5,
+    /// Shim to worker: log lines of one of several invocations. Header [`Answer`] with the id, body text.
+    Log = 7,
 }
 
 impl Kind {
@@ -35,6 +37,7 @@ impl Kind {
             3 => Some(Kind::Response),
             4 => Some(Kind::Error),
             5 => Some(Kind::InitError),
+            7 => Some(Kind::Log),
             _ => None,
         }
     }

@@ -19,6 +19,7 @@ files! {
     "python/_tidegate/jsontext.py"
     "python/_tidegate/logformat.py"
     "python/_tidegate/loop.py"
+    "python/_tidegate/several.py"
     "nodejs/bootstrap.mjs"
     "nodejs/tidegate/channel.mjs"
     "nodejs/tidegate/console.mjs"

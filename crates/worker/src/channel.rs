@@ -1,16 +1,32 @@
 //! The worker's end of the channel to a managed runtime's shim.
 
 use api::channel::{Answer, FrameError, Invoke, Kind, PREFIX_BYTES, read_answer, read_prefix, write_invoke};
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 
-/// A channel to one guest. One exchange at a time.
+/// A channel to one guest.
 #[derive(Debug)]
 pub struct Channel {
-    stream: UnixStream,
-    incoming: BytesMut,
+    incoming: Incoming,
+    outgoing: Outgoing,
+}
+
+/// What comes from the guest.
+#[derive(Debug)]
+pub struct Incoming {
+    stream: OwnedReadHalf,
+    bytes: BytesMut,
     body_bytes_max: usize,
+}
+
+/// What goes to the guest.
+#[derive(Debug)]
+pub struct Outgoing {
+    stream: OwnedWriteHalf,
+    /// A frame was begun and not ended: the guest could make no sense of a further one.
+    torn: bool,
 }
 
 /// A frame from the guest.
@@ -39,52 +55,67 @@ impl From<FrameError> for Broken {
     }
 }
 
-/// Payloads up to this size travel in the same write as their header.
-const JOINED_BYTES_MAX: usize = 65_536;
 /// Bytes read ahead; most answers fit.
 const READ_BYTES: usize = 8_192;
 
 impl Channel {
     /// Takes a connected socket; frames with longer bodies break the channel.
     pub fn new(stream: UnixStream, body_bytes_max: usize) -> Channel {
-        Channel { stream, incoming: BytesMut::new(), body_bytes_max }
-    }
-
-    /// Sends an invocation.
-    pub async fn send(&mut self, invoke: &Invoke<'_>, payload: &[u8]) -> Result<(), Broken> {
-        let mut frame = write_invoke(invoke, payload.len());
-        let joined = payload.len() <= JOINED_BYTES_MAX;
-        if joined {
-            frame.extend_from_slice(payload);
+        let (incoming, outgoing) = stream.into_split();
+        Channel {
+            incoming: Incoming { stream: incoming, bytes: BytesMut::new(), body_bytes_max },
+            outgoing: Outgoing { stream: outgoing, torn: false },
         }
-        self.stream.write_all(&frame).await.map_err(|_| Broken::Closed)?;
-        if !joined {
-            self.stream.write_all(payload).await.map_err(|_| Broken::Closed)?;
-        }
-        Ok(())
     }
 
     /// Waits for the next frame.
     pub async fn receive(&mut self) -> Result<Frame, Broken> {
+        self.incoming.receive().await
+    }
+
+    /// From now on both ways are used on their own.
+    pub fn split(self) -> (Incoming, Outgoing) {
+        (self.incoming, self.outgoing)
+    }
+}
+
+impl Outgoing {
+    /// Sends an invocation. Whoever gives up in the middle leaves the channel useless for others.
+    pub async fn send(&mut self, invoke: &Invoke<'_>, payload: &[u8]) -> Result<(), Broken> {
+        if self.torn {
+            return Err(Broken::Closed);
+        }
+        self.torn = true;
+        let head = write_invoke(invoke, payload.len());
+        // One write, and no copy of the payload.
+        let sent = self.stream.write_all_buf(&mut Buf::chain(head.as_slice(), payload)).await;
+        self.torn = sent.is_err();
+        sent.map_err(|_| Broken::Closed)
+    }
+}
+
+impl Incoming {
+    /// Waits for the next frame.
+    pub async fn receive(&mut self) -> Result<Frame, Broken> {
         self.fill(PREFIX_BYTES).await?;
         let mut prefix = [0; PREFIX_BYTES];
-        prefix.copy_from_slice(&self.incoming[..PREFIX_BYTES]);
+        prefix.copy_from_slice(&self.bytes[..PREFIX_BYTES]);
         let prefix = read_prefix(&prefix, self.body_bytes_max)?;
         self.fill(PREFIX_BYTES + prefix.header_bytes + prefix.body_bytes).await?;
-        let header = self.incoming.split_to(PREFIX_BYTES + prefix.header_bytes);
+        let header = self.bytes.split_to(PREFIX_BYTES + prefix.header_bytes);
         let answer = read_answer(&header[PREFIX_BYTES..])?;
-        let body = self.incoming.split_to(prefix.body_bytes).freeze();
+        let body = self.bytes.split_to(prefix.body_bytes).freeze();
         Ok(Frame { kind: prefix.kind, answer, body })
     }
 
     /// Reads until at least `bytes` are there.
     async fn fill(&mut self, bytes: usize) -> Result<(), Broken> {
-        if self.incoming.len() >= bytes {
+        if self.bytes.len() >= bytes {
             return Ok(());
         }
-        self.incoming.reserve((bytes - self.incoming.len()).max(READ_BYTES));
-        while self.incoming.len() < bytes {
-            match self.stream.read_buf(&mut self.incoming).await {
+        self.bytes.reserve((bytes - self.bytes.len()).max(READ_BYTES));
+        while self.bytes.len() < bytes {
+            match self.stream.read_buf(&mut self.bytes).await {
                 Ok(0) | Err(_) => return Err(Broken::Closed),
                 Ok(_) => {}
             }

@@ -51,6 +51,9 @@ fn platform(spec: &Spec, around: &Surroundings<'_>) -> Vec<(&'static str, String
         ("PATH", "/var/lang/bin:/usr/local/bin:/usr/bin/:/bin:/opt/bin".to_owned()),
         ("LD_LIBRARY_PATH", LIBRARY_PATH.to_owned()),
     ];
+    if spec.instance_concurrency > 1 {
+        own.push(("AWS_LAMBDA_MAX_CONCURRENCY", spec.instance_concurrency.to_string()));
+    }
     match spec.runtime.family() {
         RuntimeFamily::Python { .. } => {
             own.push(("AWS_EXECUTION_ENV", format!("AWS_Lambda_{}", spec.runtime.0)));

@@ -1,10 +1,9 @@
 //! One instance: its channel or Runtime API, its log, its memory figure, and where it is in its life.
 
-use crate::channel::{Broken, Channel};
+use crate::link::Link;
 use crate::logs::InstanceLog;
 use crate::outcomes::Ending;
 use crate::runtime_api::Served;
-use api::channel::{Invoke, Kind};
 use api::launcher::{ExitStatus, MemorySource};
 use bytes::Bytes;
 use model::invocation::Invocation;
@@ -12,9 +11,9 @@ use scheduler::instance::{Event, State, next};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::sync::{Mutex as AsyncMutex, watch};
+use tokio::sync::watch;
 
 /// How an instance ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,7 +51,7 @@ pub struct Instance {
 /// How a guest is spoken to.
 pub enum Talk {
     /// Our shim, over the inherited channel.
-    Channel(AsyncMutex<Channel>),
+    Channel(Link),
     /// A custom runtime, over the Runtime API.
     RuntimeApi(Served),
 }
@@ -77,14 +76,7 @@ impl Instance {
     /// Runs one invocation and waits for its answer; the caller bounds the time.
     pub async fn run(&self, invocation: &Invocation, deadline_ms: u64) -> Answer {
         match &self.talk {
-            Talk::Channel(channel) => {
-                let mut channel = channel.lock().await;
-                match exchange(&mut channel, invocation, deadline_ms).await {
-                    Ok(answer) => answer,
-                    Err(Broken::Garbage) => Answer::Ended(Ending::ProtocolBroken),
-                    Err(Broken::Closed) => Answer::Ended(exited(&self.exit).await),
-                }
-            }
+            Talk::Channel(link) => link.exchange(invocation, deadline_ms).await,
             Talk::RuntimeApi(Served { session, .. }) => {
                 let answered = tokio::select! {
                     answered = session.hand_over(invocation, deadline_ms) => answered,
@@ -109,35 +101,12 @@ impl Instance {
         }
     }
 
-    /// Whether the guest's answer must be followed by a wait for its next call.
-    pub fn settles_later(&self) -> bool {
-        matches!(self.talk, Talk::RuntimeApi(_))
-    }
-}
-
-async fn exchange(channel: &mut Channel, invocation: &Invocation, deadline_ms: u64) -> Result<Answer, Broken> {
-    let invoke = Invoke {
-        id: &invocation.id.0,
-        deadline_ms,
-        arn: &invocation.invoked_arn,
-        trace_id: &invocation.trace_id,
-        client_context: invocation.client_context.as_deref(),
-        cognito: None,
-    };
-    if channel.send(&invoke, &invocation.payload).await.is_err() {
-        return Ok(Answer::NotTaken);
-    }
-    let frame = channel.receive().await?;
-    if frame.answer.id != *invocation.id.0 {
-        return Err(Broken::Garbage);
-    }
-    match frame.kind {
-        Kind::Response => Ok(Answer::Success(frame.body)),
-        Kind::Error => {
-            let ending = Ending::Reported { error_type: frame.answer.error_type, payload: frame.body };
-            Ok(if frame.answer.exiting { Answer::Last(ending) } else { Answer::Ended(ending) })
+    /// Whether the guest can take the next invocation now.
+    pub fn has_settled(&self) -> bool {
+        match &self.talk {
+            Talk::Channel(_) => true,
+            Talk::RuntimeApi(Served { session, .. }) => session.has_settled(),
         }
-        Kind::Invoke | Kind::Ready | Kind::InitError => Err(Broken::Garbage),
     }
 }
 
@@ -162,33 +131,64 @@ pub async fn gone(mut exit: watch::Receiver<Option<Exit>>) -> Ending {
     }
 }
 
-/// An instance's place in its life; `scheduler::instance` accepts or refuses each move.
+/// An instance's place in its life, and how many invocations it has; `scheduler::instance` accepts or refuses each move.
 #[derive(Debug)]
-pub struct Life(Mutex<State>);
+pub struct Life(Mutex<Course>);
+
+#[derive(Debug)]
+struct Course {
+    state: State,
+    /// Slots that are granted and not given back.
+    taken: u32,
+}
 
 impl Life {
     /// A life that stands at `state`.
     pub fn at(state: State) -> Life {
-        Life(Mutex::new(state))
+        Life(Mutex::new(Course { state, taken: 0 }))
     }
 
     /// Where it stands.
     pub fn state(&self) -> State {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.lock().state
     }
 
-    /// Makes a move if it is allowed; says whether it was.
-    pub fn advance(&self, event: Event) -> bool {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        match next(*state, event) {
-            Ok(to) => {
-                *state = to;
-                true
-            }
-            Err(refused) => {
-                tracing::debug!(?refused, "late or illegal move of an instance ignored");
-                false
-            }
+    /// Makes a move if it is allowed.
+    pub fn advance(&self, event: Event) {
+        self.lock().advance(event);
+    }
+
+    /// A slot is granted.
+    pub fn enter(&self) {
+        let mut course = self.lock();
+        course.taken += 1;
+        if course.taken == 1 {
+            course.advance(Event::Dispatch);
+        }
+    }
+
+    /// A slot comes back, and with it what has happened to its invocation. `true` if this was the last one of an
+    /// instance that is to end.
+    pub fn leave(&self, event: Event) -> bool {
+        let mut course = self.lock();
+        course.taken = course.taken.saturating_sub(1);
+        // While others run it stays busy.
+        if event != Event::Responded || (course.taken == 0 && course.state == State::Busy) {
+            course.advance(event);
+        }
+        course.taken == 0 && course.state == State::Stopping
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Course> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Course {
+    fn advance(&mut self, event: Event) {
+        match next(self.state, event) {
+            Ok(to) => self.state = to,
+            Err(refused) => tracing::debug!(?refused, "late or illegal move of an instance ignored"),
         }
     }
 }

@@ -11,10 +11,12 @@ use bytes::Bytes;
 use model::invocation::{Completed, Invocation, Outcome, Refusal, Report};
 use scheduler::instance::Event as Move;
 use scheduler::pool::{Cold, Dispatched, Event, InstanceId};
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
-use tokio::sync::oneshot;
 
 /// Beyond two Inits and the function's own timeout, a wait for a slot is hopeless.
 const WAIT_SLACK: Duration = Duration::from_secs(10);
@@ -47,14 +49,10 @@ impl Handle {
                     held,
                 },
             };
-            let (sender, receiver) = oneshot::channel();
-            // A task of its own: the client may go away, the invocation goes on.
-            tokio::spawn(run.carry(sender));
-            match receiver.await {
-                Ok(Ok(completed)) => return Ok(completed),
+            match Carried::new(run.carry()).await {
+                Ok(completed) => return Ok(completed),
                 // The instance had died unnoticed.
-                Ok(Err(back)) => held = back,
-                Err(_) => return Err(Refusal::Failed { cause: "the invocation's task ended".to_owned() }),
+                Err(back) => held = back,
             }
         }
         Err(Refusal::Failed { cause: "instance after instance was gone before it could be used".to_owned() })
@@ -73,28 +71,69 @@ struct Run {
     held: Held,
 }
 
+/// Work that goes on by itself if whoever waits for it goes away.
+struct Carried<F: Future + Send + 'static>(Option<Pin<Box<F>>>)
+where
+    F::Output: Send;
+
+impl<F: Future + Send + 'static> Carried<F>
+where
+    F::Output: Send,
+{
+    fn new(work: F) -> Carried<F> {
+        Carried(Some(Box::pin(work)))
+    }
+}
+
+impl<F: Future + Send + 'static> Future for Carried<F>
+where
+    F::Output: Send,
+{
+    type Output = F::Output;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        // Taken out, so that work that panics is not taken up again.
+        let Some(mut work) = self.0.take() else { return Poll::Pending };
+        let polled = work.as_mut().poll(cx);
+        if polled.is_pending() {
+            self.0 = Some(work);
+        }
+        polled
+    }
+}
+
+impl<F: Future + Send + 'static> Drop for Carried<F>
+where
+    F::Output: Send,
+{
+    fn drop(&mut self) {
+        // Outside the runtime, at the server's end, nothing goes on.
+        if let (Some(work), Ok(runtime)) = (self.0.take(), tokio::runtime::Handle::try_current()) {
+            runtime.spawn(work);
+        }
+    }
+}
+
 impl Run {
-    /// Answers with what was held if the guest never had the invocation.
-    async fn carry(self, answer_to: oneshot::Sender<Result<Completed, Held>>) {
+    /// Gives back what was held if the guest never had the invocation.
+    async fn carry(self) -> Result<Completed, Held> {
         let Run { slot, why, invocation, queue_us, held } = self;
         let on = &slot.on;
         let timeout = Duration::from_millis(invocation.spec.timeout_ms);
         let deadline = tokio::time::Instant::now() + timeout;
         let deadline_ms = now_ms() + invocation.spec.timeout_ms;
         let first = matches!(why.cold, Cold::FirstUse { .. });
-        on.log.start(start_line(&invocation), first);
-        on.life.advance(Move::Dispatch);
+        on.log.start(&invocation.id, start_line(&invocation), first);
 
         let begun = Instant::now();
         let answer = tokio::time::timeout_at(deadline, on.run(&invocation, deadline_ms)).await;
         let duration = begun.elapsed();
 
-        let (result, fit) = slot.judge(answer.unwrap_or(Answer::Ended(Ending::TimedOut)));
+        let (result, after) = slot.judge(answer.unwrap_or(Answer::Ended(Ending::TimedOut)));
         let Some(result) = result else {
-            slot.discard();
-            // The receiver is gone if the client is.
-            let _ = answer_to.send(Err(held));
-            return;
+            on.log.forget(&invocation.id);
+            slot.give_back(after, deadline);
+            return Err(held);
         };
         let init_us = first.then_some(on.init_us);
         let memory_used_mb = on.memory.peak_mb_after(duration, now_ms(), &on.exit);
@@ -103,8 +142,8 @@ impl Run {
         let completed = complete(&slot.shared, &invocation, &on.log, result, report);
         // Given back first: whoever has the answer may send the next invocation at once.
         drop(held);
-        let _ = answer_to.send(Ok(completed));
-        slot.give_back(fit, deadline).await;
+        slot.give_back(after, deadline);
+        Ok(completed)
     }
 }
 
@@ -116,48 +155,70 @@ struct Slot {
     on: Arc<Instance>,
 }
 
+/// What becomes of the instance behind an invocation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum After {
+    /// The next one may come.
+    Fit,
+    /// No further one; those that are under way may end, each within its own time.
+    Last,
+    /// It ends now, with all that is under way on it.
+    End,
+}
+
 impl Slot {
-    /// The result of an answer, if the guest had the invocation, and whether the instance may serve another one.
-    fn judge(&self, answer: Answer) -> (Option<Result<Bytes, Ending>>, bool) {
+    /// The result of an answer, if the guest had the invocation, and what becomes of the instance.
+    fn judge(&self, answer: Answer) -> (Option<Result<Bytes, Ending>>, (After, Move)) {
         // Checked again here: the guest is hostile.
         let bytes_max = self.shared.limits.response_payload_bytes;
-        let (result, fit, event) = match answer {
-            Answer::NotTaken => (None, false, Move::ProcessEnded),
+        match answer {
+            Answer::NotTaken => (None, (After::End, Move::ProcessEnded)),
             Answer::Success(payload) if payload.len() as u64 > bytes_max => {
-                (Some(Err(Ending::ResponseTooLarge)), true, Move::Responded)
+                (Some(Err(Ending::ResponseTooLarge)), (After::Fit, Move::Responded))
             }
-            Answer::Success(payload) => (Some(Ok(payload)), true, Move::Responded),
-            Answer::Last(ending) => (Some(Err(ending)), false, Move::StopOrdered),
+            Answer::Success(payload) => (Some(Ok(payload)), (After::Fit, Move::Responded)),
+            Answer::Last(ending) => (Some(Err(ending)), (After::End, Move::StopOrdered)),
             Answer::Ended(ending) => {
-                let (fit, event) = match &ending {
-                    Ending::Reported { .. } | Ending::ResponseTooLarge => (true, Move::Responded),
-                    Ending::TimedOut => (false, Move::TimedOut),
-                    Ending::ProtocolBroken | Ending::InvalidEntrypoint { .. } => (false, Move::ProtocolBroken),
-                    Ending::Exited { .. } => (false, Move::ProcessEnded),
+                let after = match &ending {
+                    Ending::Reported { .. } | Ending::ResponseTooLarge => (After::Fit, Move::Responded),
+                    Ending::TimedOut => (After::Last, Move::TimedOut),
+                    Ending::ProtocolBroken | Ending::InvalidEntrypoint { .. } => (After::End, Move::ProtocolBroken),
+                    Ending::Exited { .. } => (After::End, Move::ProcessEnded),
                 };
-                (Some(Err(ending)), fit, event)
+                (Some(Err(ending)), after)
             }
+        }
+    }
+
+    /// Returns the slot, or sees to it that the instance ends. A custom runtime's slot is free when it asks for more
+    /// work, for which it has until the deadline.
+    fn give_back(self, (after, event): (After, Move), deadline: tokio::time::Instant) {
+        if after == After::Fit && !self.on.has_settled() {
+            tokio::spawn(self.settle(deadline));
+            return;
+        }
+        self.leave(after, event);
+    }
+
+    async fn settle(self, deadline: tokio::time::Instant) {
+        match tokio::time::timeout_at(deadline, self.on.settle()).await {
+            Ok(()) => self.leave(After::Fit, Move::Responded),
+            Err(_) => self.leave(After::Last, Move::StopOrdered),
+        }
+    }
+
+    fn leave(self, after: After, event: Move) {
+        let last_of_unfit = self.on.life.leave(event);
+        let event = match after {
+            // Of an instance that is unfit the pool knows already, and takes no notice.
+            After::Fit => Event::Done { instance: self.pool_id },
+            // The pool learns at once that nothing more is to be sent there.
+            After::Last | After::End => Event::Unfit { instance: self.pool_id },
         };
-        self.on.life.advance(event);
-        (result, fit)
-    }
-
-    /// Returns the slot, or ends the instance. A custom runtime's slot is free when it asks for more work.
-    async fn give_back(&self, fit: bool, deadline: tokio::time::Instant) {
-        if !fit {
-            return self.discard();
+        self.version.step(&self.shared, event);
+        if last_of_unfit || after == After::End {
+            self.shared.launches.kill(self.on.id);
         }
-        if self.on.settles_later() && tokio::time::timeout_at(deadline, self.on.settle()).await.is_err() {
-            self.on.life.advance(Move::StopOrdered);
-            return self.discard();
-        }
-        self.version.step(&self.shared, Event::Done { instance: self.pool_id });
-    }
-
-    /// Ends the instance; the pool learns at once that nothing more is to be sent there.
-    fn discard(&self) {
-        self.version.step(&self.shared, Event::Unfit { instance: self.pool_id });
-        self.shared.launches.kill(self.on.id);
     }
 }
 
@@ -173,7 +234,7 @@ fn not_started(
         Failure::Platform { cause } => return Err(Refusal::Failed { cause: cause.clone() }),
         Failure::Function { ending, log, init_us, memory_mb } => (ending, log, *init_us, *memory_mb),
     };
-    log.start(start_line(invocation), true);
+    log.start(&invocation.id, start_line(invocation), true);
     let report = Report { duration_us: init_us, queue_us, memory_used_mb, ..Report::default() };
     Ok(complete(shared, invocation, log, Err(ending.clone()), report))
 }
@@ -198,7 +259,7 @@ fn complete(
     };
     lines.push(format!("END RequestId: {id}"));
     lines.push(report_line(invocation, &report, &status));
-    let log_tail = Bytes::from(log.end(lines));
+    let log_tail = Bytes::from(log.end(id, lines));
     Completed { outcome, report, log_tail }
 }
 

@@ -11,6 +11,7 @@ mod environment;
 mod guest;
 mod invoke;
 mod launches;
+mod link;
 mod logs;
 mod outcomes;
 mod provision;

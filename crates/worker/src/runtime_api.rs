@@ -1,6 +1,7 @@
 //! The Runtime API for custom runtimes: HTTP on a socket that lives inside the instance's own network namespace.
 //!
-//! The guest drives: it calls `next` and is parked until an invocation comes. A `Session` holds where it stands.
+//! The guest drives: it calls `next` and is parked until an invocation comes. A `Session` holds where it stands. A guest
+//! that runs several invocations at a time has several calls of `next` waiting.
 
 use crate::guest::Answer;
 use crate::outcomes::Ending;
@@ -14,13 +15,14 @@ use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use model::invocation::Invocation;
+use std::collections::{HashMap, VecDeque};
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, oneshot, watch};
+use tokio::sync::{Notify, Semaphore, oneshot, watch};
 
-/// Connections that one guest may hold open; further ones wait. Runtimes use one or two.
+/// Connections that one guest may hold open beside one for each slot; further ones wait. Runtimes use one or two.
 const CONNECTIONS_MAX: usize = 16;
 /// Bytes of an Init error; more is refused.
 const INIT_ERROR_BYTES_MAX: u64 = 262_144;
@@ -35,19 +37,15 @@ const HEADER_READ: Duration = Duration::from_secs(10);
 /// The size of hyper's buffer for one guest connection.
 const BUFFER_BYTES: usize = 65_536;
 
-/// Where the guest stands.
+/// How Init has ended, if it has.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Phase {
-    /// It has not called `next` yet.
+enum Phase {
+    /// The guest has not called `next` yet.
     Init,
     /// It reported that Init failed.
     InitFailed(Ending),
-    /// It waits in `next`.
-    Parked,
-    /// It has an invocation and has not answered.
-    Running(Arc<str>),
-    /// It has answered and has not called `next` yet.
-    Answered(Arc<str>),
+    /// It has called `next`.
+    Ready,
 }
 
 /// The Runtime API of one instance.
@@ -55,6 +53,10 @@ pub enum Phase {
 pub struct Session {
     inner: Mutex<Inner>,
     phase: watch::Sender<Phase>,
+    /// Told each time the guest calls `next`.
+    arrivals: Notify,
+    /// Invocations at a time; each call of `next` that waits or has an invocation is one.
+    slots: usize,
     response_bytes_max: u64,
     large_bodies: Arc<Semaphore>,
     /// One large body at a time of this guest, so that a few guests cannot hold all turns of the others.
@@ -81,8 +83,12 @@ impl Drop for Served {
 
 #[derive(Debug, Default)]
 struct Inner {
-    parked: Option<oneshot::Sender<Handover>>,
-    answer: Option<oneshot::Sender<Answer>>,
+    /// Calls of `next` that wait, oldest first. With `running` no more than there are slots.
+    parked: VecDeque<oneshot::Sender<Handover>>,
+    /// What the guest has and has not answered, by request id.
+    running: HashMap<Arc<str>, oneshot::Sender<Answer>>,
+    /// The newest answer, until the guest asks for more work.
+    answered: Option<Arc<str>>,
 }
 
 /// What `next` answers.
@@ -94,10 +100,16 @@ struct Handover {
 
 impl Session {
     /// A guest in its Init.
-    pub fn new(response_bytes_max: u64, large_bodies: Arc<Semaphore>) -> Arc<Session> {
-        let phase = watch::Sender::new(Phase::Init);
-        let large_body = Semaphore::new(1);
-        Arc::new(Session { inner: Mutex::default(), phase, response_bytes_max, large_bodies, large_body })
+    pub fn new(response_bytes_max: u64, slots: u32, large_bodies: Arc<Semaphore>) -> Arc<Session> {
+        Arc::new(Session {
+            inner: Mutex::default(),
+            phase: watch::Sender::new(Phase::Init),
+            arrivals: Notify::new(),
+            slots: slots.max(1) as usize,
+            response_bytes_max,
+            large_bodies,
+            large_body: Semaphore::new(1),
+        })
     }
 
     /// Serves the guest, until the result is dropped.
@@ -107,7 +119,7 @@ impl Session {
     }
 
     async fn accept(self: Arc<Session>, listener: TcpListener) {
-        let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX + self.slots - 1));
         loop {
             let Ok(permit) = connections.clone().acquire_owned().await else { return };
             match listener.accept().await {
@@ -138,26 +150,42 @@ impl Session {
 
     /// Waits until the guest asks for work and hands it the invocation; the answer will come through the receiver.
     pub async fn hand_over(&self, invocation: &Invocation, deadline_ms: u64) -> oneshot::Receiver<Answer> {
+        let id = &invocation.id.0;
+        let mut handover = Handover { headers: headers(invocation, deadline_ms), payload: invocation.payload.clone() };
         loop {
-            self.parked().await;
-            let mut inner = self.lock();
-            let (answer, answered) = oneshot::channel();
-            let handover = Handover { headers: headers(invocation, deadline_ms), payload: invocation.payload.clone() };
-            self.phase.send_replace(Phase::Running(invocation.id.0.clone()));
-            if inner.parked.take().is_some_and(|parked| parked.send(handover).is_ok()) {
-                inner.answer = Some(answer);
-                return answered;
+            {
+                let mut inner = self.lock();
+                while let Some(parked) = inner.parked.pop_front() {
+                    let (answer, answered) = oneshot::channel();
+                    // Noted first: the answer may come at once.
+                    inner.running.insert(id.clone(), answer);
+                    match parked.send(handover) {
+                        Ok(()) => {
+                            if !inner.parked.is_empty() {
+                                self.arrivals.notify_one();
+                            }
+                            return answered;
+                        }
+                        // Its connection is gone: it never saw the invocation and will ask again.
+                        Err(back) => handover = back,
+                    }
+                    inner.running.remove(id);
+                }
             }
-            // Its connection is gone: it never saw the invocation and will ask again.
-            self.phase.send_replace(Phase::Answered("".into()));
+            self.arrivals.notified().await;
         }
+    }
+
+    /// Whether the guest can take the next invocation. One that runs several at a time comes back on its own time.
+    pub fn has_settled(&self) -> bool {
+        self.slots > 1 || !self.lock().parked.is_empty()
     }
 
     /// Waits until the guest is parked in `next`.
     pub async fn parked(&self) {
-        let mut phase = self.phase.subscribe();
-        // An error is impossible while `self` lives.
-        let _ = phase.wait_for(|p| *p == Phase::Parked).await;
+        while self.lock().parked.is_empty() {
+            self.arrivals.notified().await;
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -202,20 +230,32 @@ impl Session {
     }
 
     async fn next(&self) -> Response<Full<Bytes>> {
+        if let Phase::InitFailed(_) = &*self.phase.borrow() {
+            return refuse_move("InitError", "Ready");
+        }
         let handover = {
             let mut inner = self.lock();
-            let phase = self.phase.borrow().clone();
-            match phase {
-                Phase::Running(_) => return refuse_move("Running", "Ready"),
-                Phase::InitFailed(_) => return refuse_move("InitError", "Ready"),
-                // A second `next` replaces the first: the guest has reconnected.
-                Phase::Init | Phase::Parked | Phase::Answered(_) => {}
+            inner.parked.retain(|parked| !parked.is_closed());
+            if inner.parked.len() + inner.running.len() >= self.slots {
+                // A further `next` replaces the oldest: the guest has reconnected.
+                match inner.parked.pop_front() {
+                    Some(replaced) => drop(replaced),
+                    None => return refuse_move("Running", "Ready"),
+                }
             }
             let (parked, handover) = oneshot::channel();
-            inner.parked = Some(parked);
-            self.phase.send_replace(Phase::Parked);
+            inner.parked.push_back(parked);
+            inner.answered = None;
             handover
         };
+        self.phase.send_if_modified(|phase| {
+            let first = *phase == Phase::Init;
+            if first {
+                *phase = Phase::Ready;
+            }
+            first
+        });
+        self.arrivals.notify_one();
         match handover.await {
             Ok(Handover { headers, payload }) => {
                 let mut response = Response::new(Full::new(payload));
@@ -227,7 +267,7 @@ impl Session {
     }
 
     async fn response(&self, id: &str, body: Incoming) -> Response<Full<Bytes>> {
-        if let Some(refusal) = self.refusal(id, "InvocationResponse") {
+        if let Some(refusal) = Self::refusal(&self.lock(), id, "InvocationResponse") {
             return refusal;
         }
         match self.read(body, self.response_bytes_max).await {
@@ -242,7 +282,7 @@ impl Session {
     }
 
     async fn error(&self, id: &str, headers: &HeaderMap, body: Incoming) -> Response<Full<Bytes>> {
-        if let Some(refusal) = self.refusal(id, "InvocationErrorResponse") {
+        if let Some(refusal) = Self::refusal(&self.lock(), id, "InvocationErrorResponse") {
             return refusal;
         }
         match self.read(body, self.response_bytes_max).await {
@@ -283,24 +323,24 @@ impl Session {
     }
 
     /// Why an answer to `id` cannot be taken now.
-    fn refusal(&self, id: &str, to: &str) -> Option<Response<Full<Bytes>>> {
-        match &*self.phase.borrow() {
-            Phase::Running(current) if **current == *id => None,
-            Phase::Answered(current) if **current == *id => Some(refuse_move("InvocationResponse", to)),
-            Phase::Running(_) | Phase::Answered(_) | Phase::Parked | Phase::Init | Phase::InitFailed(_) => {
-                Some(refuse(StatusCode::BAD_REQUEST, "InvalidRequestID", "Invalid request ID"))
-            }
+    fn refusal(inner: &Inner, id: &str, to: &str) -> Option<Response<Full<Bytes>>> {
+        if inner.running.contains_key(id) {
+            return None;
+        }
+        match &inner.answered {
+            Some(answered) if **answered == *id => Some(refuse_move("InvocationResponse", to)),
+            Some(_) | None => Some(refuse(StatusCode::BAD_REQUEST, "InvalidRequestID", "Invalid request ID")),
         }
     }
 
     fn answer(&self, id: &str, answer: Answer, to: &str) -> Response<Full<Bytes>> {
         let mut inner = self.lock();
         // The body took time: look again.
-        if let Some(refusal) = self.refusal(id, to) {
+        if let Some(refusal) = Self::refusal(&inner, id, to) {
             return refusal;
         }
-        self.phase.send_replace(Phase::Answered(id.into()));
-        if let Some(waiting) = inner.answer.take() {
+        if let Some((id, waiting)) = inner.running.remove_entry(id) {
+            inner.answered = Some(id);
             // Nobody waits any more if the deadline has passed.
             let _ = waiting.send(answer);
         }

@@ -5,6 +5,7 @@ use crate::channel::{Broken, Channel};
 use crate::environment::{Surroundings, compose};
 use crate::guest::{Instance, Life, Memory, Talk, exited, gone};
 use crate::launches::Launch;
+use crate::link::Link;
 use crate::logs::InstanceLog;
 use crate::outcomes::Ending;
 use crate::runtime_api::{Served, Session};
@@ -201,8 +202,7 @@ impl Parts {
     fn new(shared: &Shared, spec: &Spec) -> std::io::Result<Parts> {
         let (reader, writer) = std::io::pipe()?;
         let log_stream = log_stream(spec);
-        let of = (spec.name().clone(), spec.version);
-        let log = InstanceLog::new(reader, log_stream.clone(), of, &shared.limits, shared.logs.clone())?;
+        let log = InstanceLog::new(reader, log_stream.clone(), spec, &shared.limits, shared.logs.clone())?;
         tokio::spawn(log.clone().carry());
         let channel = match spec.runtime.family() {
             RuntimeFamily::Provided => None,
@@ -238,7 +238,7 @@ impl Parts {
                 let body_bytes_max = shared.limits.response_payload_bytes as usize + FRAME_SLACK_BYTES;
                 How::Channel(AsyncMutex::new(Channel::new(stream, body_bytes_max)))
             }
-            None => How::RuntimeApi(listen(&mut started.files, shared).map_err(platform)?),
+            None => How::RuntimeApi(listen(&mut started.files, shared, spec).map_err(platform)?),
         };
         let file = started.files.pop().map(std::fs::File::from);
         let memory = Memory::new(started.memory, file);
@@ -248,14 +248,15 @@ impl Parts {
     }
 }
 
-fn listen(files: &mut Vec<OwnedFd>, shared: &Shared) -> std::io::Result<Served> {
+fn listen(files: &mut Vec<OwnedFd>, shared: &Shared, spec: &Spec) -> std::io::Result<Served> {
     if files.is_empty() {
         return Err(std::io::Error::other("the launcher sent no listener"));
     }
     let listener = std::net::TcpListener::from(files.remove(0));
     listener.set_nonblocking(true)?;
     let listener = TcpListener::from_std(listener)?;
-    Ok(Session::new(shared.limits.response_payload_bytes, shared.large_bodies.clone()).serve(listener))
+    let (bytes_max, slots) = (shared.limits.response_payload_bytes, spec.instance_concurrency);
+    Ok(Session::new(bytes_max, slots, shared.large_bodies.clone()).serve(listener))
 }
 
 fn request(shared: &Shared, spec: &Spec, log_stream: &str, runtime_api: bool) -> Start {
@@ -324,11 +325,11 @@ impl Launched {
 
     fn instance(self, init_us: u64) -> Instance {
         self.life.advance(Move::InitDone);
+        let exit = self.launch.exit();
         let talk = match self.how {
-            How::Channel(channel) => Talk::Channel(channel),
+            How::Channel(channel) => Talk::Channel(Link::new(channel.into_inner(), self.log.clone(), exit.clone())),
             How::RuntimeApi(session) => Talk::RuntimeApi(session),
         };
-        let exit = self.launch.exit();
         let id = self.launch.keep();
         let (log, memory, life) = (self.log, self.memory, self.life);
         Instance { id, log, exit, init_us, sandbox_us: 0, evicted: 0, talk, memory, life }

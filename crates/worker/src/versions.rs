@@ -6,6 +6,7 @@ use crate::service::Shared;
 use crate::start::{Failure, start};
 use model::Spec;
 use model::invocation::Refusal;
+use scheduler::instance::Event as Move;
 use scheduler::pool::{Action, Config, Dispatched, Event, InstanceId, Pool, RefuseReason, Trouble, WaiterId};
 use std::collections::HashMap;
 use std::sync::atomic::AtomicU64;
@@ -221,7 +222,10 @@ impl Versioned {
             }
             Action::Dispatch { waiter, instance, why } => {
                 let grant = match state.instances.get(&instance) {
-                    Some(on) => Grant::Slot { instance, on: on.clone(), why },
+                    Some(on) => {
+                        on.life.enter();
+                        Grant::Slot { instance, on: on.clone(), why }
+                    }
                     None => Grant::Refused(Refusal::Failed { cause: "the instance vanished".to_owned() }),
                 };
                 state.grant(waiter, grant);
@@ -300,7 +304,10 @@ impl Drop for Wait {
         self.version.locked(&self.shared, |state| {
             if state.waiters.remove(&waiter).is_some() {
                 state.step(&self.shared, Event::Cancel { waiter });
-            } else if let Ok(Grant::Slot { instance, .. }) = self.receiver.try_recv() {
+            } else if let Ok(Grant::Slot { instance, on, .. }) = self.receiver.try_recv() {
+                if on.life.leave(Move::Responded) {
+                    self.shared.launches.kill(on.id);
+                }
                 state.step(&self.shared, Event::Done { instance });
             }
         });

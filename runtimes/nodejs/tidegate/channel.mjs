@@ -4,7 +4,7 @@ import { Socket } from "node:net";
 
 const FD = 3;
 
-export const Kind = Object.freeze({ INVOKE: 1, READY: 2, RESPONSE: 3, ERROR: 4, INIT_ERROR: 5 });
+export const Kind = Object.freeze({ INVOKE: 1, READY: 2, RESPONSE: 3, ERROR: 4, INIT_ERROR: 5, LOG: 7 });
 
 // A payload of 6 MiB, a client context and a header; anything longer is not from our daemon.
 const FRAME_BYTES_MAX = 8 * 1024 * 1024;

@@ -14,9 +14,26 @@ const LEVELS = ["TRACE", "DEBUG", "INFO", "WARN", "ERROR", "FATAL"];
 // During Init there is no id, and Lambda's lines say "undefined" then.
 let requestId;
 
+// Where several invocations run at a time: their ids by what runs, and what takes the lines of one.
+let running;
+let writeOfInvocation;
+
 /** Sets the id that later lines carry. */
 export function setRequestId(id) {
   requestId = id;
+}
+
+/**
+ * From now on lines belong to the invocation in whose asynchronous context they are written: `storage` is an
+ * AsyncLocalStorage of ids, `write(id, Buffer)` takes them.
+ */
+export function tellInvocationsApart(storage, write) {
+  running = storage;
+  writeOfInvocation = write;
+}
+
+function runningId() {
+  return running === undefined ? requestId : running.getStore();
 }
 
 /** Replaces the methods of `console`; those below the level that the function's configuration asks for do nothing. */
@@ -52,15 +69,38 @@ export function makeStreamsBlocking() {
       const stream = original.get.call(process);
       Object.defineProperty(process, name, original);
       stream._handle?.setBlocking?.(true);
+      attribute(stream);
       return stream;
     };
     Object.defineProperty(process, name, { ...original, get });
   }
 }
 
+// What user code writes to a stream itself belongs to its invocation too.
+function attribute(stream) {
+  const original = stream.write;
+  stream.write = function (chunk, encoding, callback) {
+    const id = running?.getStore();
+    if (id === undefined) {
+      return original.call(this, chunk, encoding, callback);
+    }
+    writeOfInvocation(id, typeof chunk === "string" ? Buffer.from(chunk, encoding?.call ? undefined : encoding) : chunk);
+    const written = typeof encoding === "function" ? encoding : callback;
+    if (written) {
+      process.nextTick(written);
+    }
+    return true;
+  };
+}
+
 /** Writes a line before it returns; if nobody reads the log any more, that is no reason to fail. */
 export function writeLine(text) {
   let rest = Buffer.from(text + "\n");
+  const id = running?.getStore();
+  if (id !== undefined) {
+    writeOfInvocation(id, rest);
+    return;
+  }
   while (rest.length > 0) {
     try {
       rest = rest.subarray(writeSync(STDOUT_FD, rest));
@@ -76,11 +116,11 @@ export function writeLine(text) {
 }
 
 function textLine(level, parameters) {
-  return `${new Date().toISOString()}\t${requestId}\t${level}\t${format(...parameters)}`;
+  return `${new Date().toISOString()}\t${runningId()}\t${level}\t${format(...parameters)}`;
 }
 
 function jsonLine(level, parameters) {
-  const entry = { timestamp: new Date().toISOString(), level, requestId };
+  const entry = { timestamp: new Date().toISOString(), level, requestId: runningId() };
   if (parameters.length === 1) {
     try {
       return JSON.stringify({ ...entry, message: parameters[0] }, (_name, value) => plainError(value));

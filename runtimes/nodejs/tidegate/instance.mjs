@@ -1,7 +1,14 @@
 // The life of a Node.js instance: Init loads the handler, then one invocation after the other until the channel closes.
 
 import { Channel, Kind, MalformedFrame } from "./channel.mjs";
-import { logFailure, makeStreamsBlocking, patchConsole, setRequestId, writeLine } from "./console.mjs";
+import {
+  logFailure,
+  makeStreamsBlocking,
+  patchConsole,
+  setRequestId,
+  tellInvocationsApart,
+  writeLine,
+} from "./console.mjs";
 import { errorObject, UnhandledPromiseRejection } from "./errors.mjs";
 import { loadHandler } from "./handler.mjs";
 import { Invocation } from "./invocation.mjs";
@@ -27,16 +34,27 @@ export async function start(bootstrapUrl) {
 class Instance {
   #channel = new Channel();
   #handler;
-  #invocation;
+  // Under way, by request id.
+  #invocations = new Map();
+  #slots = Math.max(1, Number.parseInt(process.env.AWS_LAMBDA_MAX_CONCURRENCY ?? "1", 10) || 1);
+  // Runs a function in the asynchronous context of a request id.
+  #runAs = (_id, run) => run();
   #crashed = false;
 
   async init(bootstrapUrl) {
+    if (this.#slots > 1) {
+      await this.#tellInvocationsApart();
+    }
     process.on("uncaughtException", (error) => this.#crash("Uncaught Exception", error, EXIT_EXCEPTION));
     process.on("unhandledRejection", (reason, promise) => {
       const error = new UnhandledPromiseRejection(reason, promise);
       this.#crash("Unhandled Promise Rejection", error, EXIT_REJECTION);
     });
-    process.on("beforeExit", () => this.#invocation?.loopIsEmpty());
+    process.on("beforeExit", () => {
+      for (const invocation of [...this.#invocations.values()]) {
+        invocation.loopIsEmpty();
+      }
+    });
     try {
       this.#handler = await loadHandler(process.env.LAMBDA_TASK_ROOT, process.env._HANDLER, bootstrapUrl);
     } catch (error) {
@@ -52,39 +70,49 @@ class Instance {
     });
   }
 
+  async #tellInvocationsApart() {
+    const { AsyncLocalStorage } = await import("node:async_hooks");
+    const storage = new AsyncLocalStorage();
+    this.#runAs = (id, run) => storage.run(id, run);
+    tellInvocationsApart(storage, (id, octets) => {
+      // After the answer the daemon knows the id no longer; the line goes to the log all the same.
+      this.#channel.send(Kind.LOG, { id }, octets);
+    });
+  }
+
   #invoke(kind, header, event) {
-    if (kind !== Kind.INVOKE || this.#invocation !== undefined) {
+    if (kind !== Kind.INVOKE || this.#invocations.size >= this.#slots || this.#invocations.has(header.id)) {
       throw new MalformedFrame(`unexpected kind ${kind}`);
     }
     if (typeof header.id !== "string" || typeof header.deadline_ms !== "number") {
       throw new MalformedFrame("INVOKE without id or deadline");
     }
-    setRequestId(header.id);
-    if (header.trace_id) {
-      process.env._X_AMZN_TRACE_ID = header.trace_id;
-    } else {
-      delete process.env._X_AMZN_TRACE_ID;
+    if (this.#slots === 1) {
+      setRequestId(header.id);
+      setTraceId(header.trace_id);
     }
     this.#channel.keepAlive(false);
-    const invocation = new Invocation(header, {
+    const report = {
       succeed: (answer) => this.#finish(invocation, Kind.RESPONSE, { id: header.id }, answer),
       fail: (error) => {
-        logFailure("Invoke Error", error);
+        this.#runAs(header.id, () => logFailure("Invoke Error", error));
         this.#finish(invocation, Kind.ERROR, { id: header.id }, errorObject(error));
       },
-    });
-    this.#invocation = invocation;
+    };
+    // With others under way the event loop may never be empty.
+    const invocation = new Invocation(header, report, this.#slots === 1);
+    this.#invocations.set(header.id, invocation);
     // Not in this stack: an exception of the handler's must not pass through the code that reads frames.
-    setImmediate(() => invocation.run(this.#handler, event));
+    setImmediate(() => this.#runAs(header.id, () => invocation.run(this.#handler, event)));
   }
 
   /** Sends the answer: JSON in a Buffer, or an error object. */
   #finish(invocation, kind, header, answer) {
-    if (this.#invocation !== invocation) {
+    if (this.#invocations.get(invocation.id) !== invocation) {
       return;
     }
-    this.#invocation = undefined;
-    this.#channel.keepAlive(true);
+    this.#invocations.delete(invocation.id);
+    this.#channel.keepAlive(this.#invocations.size === 0);
     this.#send(kind, header, answer);
   }
 
@@ -109,15 +137,27 @@ class Instance {
       return;
     }
     this.#crashed = true;
-    const invocation = this.#invocation;
-    this.#invocation = undefined;
+    const ids = [...this.#invocations.keys()];
+    this.#invocations.clear();
+    const exit = () => process.exit(status);
     if (this.#handler === undefined) {
       this.#send(Kind.INIT_ERROR, {}, errorObject(error), () => process.exit(EXIT_BROKEN));
-    } else if (invocation !== undefined) {
-      this.#send(Kind.ERROR, { id: invocation.id, exiting: true }, errorObject(error), () => process.exit(status));
+    } else if (ids.length === 0) {
+      exit();
     } else {
-      process.exit(status);
+      // Nobody can say whose it was: all invocations end with the process.
+      for (const [index, id] of ids.entries()) {
+        this.#send(Kind.ERROR, { id, exiting: true }, errorObject(error), index === ids.length - 1 ? exit : undefined);
+      }
     }
+  }
+}
+
+function setTraceId(traceId) {
+  if (traceId) {
+    process.env._X_AMZN_TRACE_ID = traceId;
+  } else {
+    delete process.env._X_AMZN_TRACE_ID;
   }
 }
 

@@ -4,15 +4,20 @@
 export class Invocation {
   #header;
   #report;
+  #alone;
   #decided = false;
   #context;
   // What to do once the function has nothing left to wait for; a handler that never answers has answered null.
   #whenLoopIsEmpty = () => this.#succeed(null);
 
-  /** `header` is the INVOKE frame's; `report` is told the one result: `succeed(Buffer)` or `fail(whatever)`. */
-  constructor(header, report) {
+  /**
+   * `header` is the INVOKE frame's; `report` is told the one result: `succeed(Buffer)` or `fail(whatever)`. An answer by
+   * callback waits for an empty event loop only if the invocation is `alone`.
+   */
+  constructor(header, report, alone) {
     this.#header = header;
     this.#report = report;
+    this.#alone = alone;
   }
 
   get id() {
@@ -49,7 +54,7 @@ export class Invocation {
     this.#once(() => {
       if (error !== undefined && error !== null) {
         this.#fail(error);
-      } else if (this.#context.callbackWaitsForEmptyEventLoop) {
+      } else if (this.#alone && this.#context.callbackWaitsForEmptyEventLoop) {
         this.#whenLoopIsEmpty = () => this.#succeed(value);
       } else {
         this.#succeed(value);

@@ -1,6 +1,7 @@
 """The frames between daemon and guest on the inherited socket; the protocol is in `runtimes/README.md`."""
 
 import os
+from _thread import allocate_lock
 from struct import Struct
 
 from . import jsontext
@@ -12,6 +13,7 @@ READY = 2
 RESPONSE = 3
 ERROR = 4
 INIT_ERROR = 5
+LOG = 7
 
 # A payload of 6 MiB, a client context and a header; anything longer is not from our daemon.
 FRAME_BYTES_MAX = 8 * 1024 * 1024
@@ -27,7 +29,10 @@ class MalformedFrame(Exception):
 
 
 class Channel:
-    """The guest's end. Blocking, used by one thread."""
+    """The guest's end. Blocking; one thread receives, any may send."""
+
+    # Whether the daemon sends a frame before the one before it is answered.
+    several = False
 
     def __init__(self, fd=FD):
         # A program that the function starts must not get the channel, and a forked child must not hold it open.
@@ -36,11 +41,13 @@ class Channel:
         os.register_at_fork(after_in_child=self._forked)
         self._fd = fd
         self._pid = os.getpid()
+        self._ahead = b""
+        self._sending = allocate_lock()
 
     def receive(self):
         """Waits for a frame: `(kind, header as dict, body as bytes)`, or None when the daemon closed the channel."""
         self._leave_if_forked()
-        start = os.read(self._fd, READ_BYTES)
+        start, self._ahead = self._ahead or os.read(self._fd, READ_BYTES), b""
         while 0 < len(start) < _PREFIX.size:
             more = os.read(self._fd, READ_BYTES)
             if not more:
@@ -60,13 +67,17 @@ class Channel:
         self._leave_if_forked()
         header = jsontext.encode(header)
         prefix = _PREFIX.pack(_PREFIX_REST_BYTES + len(header) + len(body), kind, len(header)) + header
-        sent = os.writev(self._fd, (prefix, body))
-        if sent < len(prefix) + len(body):
-            rest = memoryview(prefix + body)[sent:]
-            while rest:
-                rest = rest[os.write(self._fd, rest) :]
+        with self._sending:
+            sent = os.writev(self._fd, (prefix, body))
+            if sent < len(prefix) + len(body):
+                rest = memoryview(prefix + body)[sent:]
+                while rest:
+                    rest = rest[os.write(self._fd, rest) :]
 
     def _rest_of_frame(self, start, frame_bytes):
+        if len(start) > frame_bytes and self.several:
+            self._ahead = start[frame_bytes:]
+            return start[:frame_bytes]
         if len(start) > frame_bytes:
             # The daemon sends the next frame only after the answer to this one.
             raise MalformedFrame("%d bytes after the frame" % (len(start) - frame_bytes))

@@ -12,6 +12,15 @@ JSON_LINES = os.environ.get("AWS_LAMBDA_LOG_FORMAT", "").upper() == "JSON"
 # The id that log records carry: that of the running invocation, empty during Init.
 request_id = ""
 
+# Where several invocations run at a time: tells the id of the one that asks, and takes what it writes.
+current_id = None
+write_of_invocation = None
+
+
+def running_id():
+    """The id of the invocation that asks, empty if there is none."""
+    return request_id if current_id is None else current_id()
+
 
 def write_line(text):
     """Writes `text` past `sys.stdout`, which a function may have replaced; a closed log is ignored."""
@@ -19,6 +28,9 @@ def write_line(text):
     if not text.endswith("\n"):
         text += "\n"
     rest = text.encode("utf-8", "backslashreplace")
+    if current_id is not None and current_id():
+        write_of_invocation(current_id(), rest)
+        return
     try:
         while rest:
             rest = rest[os.write(STDOUT_FD, rest) :]

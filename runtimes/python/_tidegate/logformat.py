@@ -30,7 +30,7 @@ class LambdaHandler(logging.Handler):
 
     def handle(self, record):
         # Before filters and formatters that users put on this handler, which may want the id as well.
-        record.aws_request_id = console.request_id
+        record.aws_request_id = console.running_id()
         return super().handle(record)
 
     def emit(self, record):

@@ -31,11 +31,23 @@ def main(search_path):
     imports.prefer_standard_library(search_path[1:])
     search_path[:1] = _user_folders(os.environ["LAMBDA_TASK_ROOT"])
     try:
-        _serve(link, _init(link))
+        # Chosen first: user code may hold on to the streams that it finds.
+        serve = _way_to_serve(link)
+        serve(link, _init(link))
     except (OSError, channel.MalformedFrame) as error:
         # Without the daemon nobody hears an answer; its log may still be read.
         console.write_line("tidegate: the channel to the platform failed: %s" % error)
     os._exit(1)
+
+
+def _way_to_serve(link):
+    """One invocation after the other, or several at a time if the function is configured so."""
+    slots = os.environ.get("AWS_LAMBDA_MAX_CONCURRENCY", "1")
+    if not slots.isdigit() or int(slots) < 2:
+        return _serve
+    from . import several
+
+    return several.prepare(link, int(slots))
 
 
 def _user_folders(task_root):
@@ -96,46 +108,97 @@ def _import_module(module_name):
 
 def _serve(link, handler):
     """Answers invocations until the daemon closes the channel."""
+    handler = _callable(handler)
     while True:
-        frame = link.receive()
-        if frame is None:
-            # At once: neither exit handlers nor forgotten threads of user code may delay the end.
-            console.flush()
-            os._exit(0)
-        kind, header, event = frame
-        if kind != channel.INVOKE:
-            raise channel.MalformedFrame("unexpected kind %d" % kind)
-        if not isinstance(header.get("id"), str) or not isinstance(header.get("deadline_ms"), int):
-            raise channel.MalformedFrame("INVOKE without id or deadline")
-        _invoke(link, handler, header, event)
+        header, event = receive(link)
+        request_id = header["id"]
+        console.request_id = request_id
+        _set_trace_id(header.get("trace_id"))
+        try:
+            answer = answer_of(handler, header, event)
+        except (SystemExit, KeyboardInterrupt):
+            # As on Lambda these end the process, and the platform reports Runtime.ExitError.
+            raise
+        except BaseException as error:
+            answer = error_answer(error, request_id)
+        console.flush()
+        send_answer(link, request_id, answer)
 
 
-def _invoke(link, handler, header, event):
-    request_id = header["id"]
-    console.request_id = request_id
-    _set_trace_id(header.get("trace_id"))
-    try:
-        invocation = context.LambdaContext(
-            header,
-            _json_header(header.get("client_context"), "Client Context"),
-            _json_header(header.get("cognito"), "Cognito Identity"),
-        )
-        answer = _marshal(handler(_unmarshal(event), invocation))
-    except (SystemExit, KeyboardInterrupt):
-        # As on Lambda these end the process, and the platform reports Runtime.ExitError.
-        raise
-    except BaseException as error:
-        failure = _failure(error, request_id)
-        error_type, answer, kind = failure["errorType"], jsontext.encode(failure), channel.ERROR
-    else:
-        error_type, kind = None, channel.RESPONSE
-    if len(answer) > RESPONSE_BYTES_MAX:
-        error_type, answer, kind = *_too_large(), channel.ERROR
-    console.flush()
+def _callable(handler):
+    """A handler that is an `async def` runs to its end on an event loop of its own."""
+    if not is_async(handler):
+        return handler
+    import asyncio
+
+    events = asyncio.new_event_loop()
+    return lambda event, invocation: events.run_until_complete(handler(event, invocation))
+
+
+def is_async(handler):
+    """Whether a handler is an `async def`."""
+    code = getattr(handler, "__code__", None)
+    return code is not None and bool(code.co_flags & _CO_COROUTINE)
+
+
+# `inspect.CO_COROUTINE`, without the cost of importing that module.
+_CO_COROUTINE = 0x80
+
+
+def receive(link):
+    """The next invocation: the header of its frame, and the event. Ends the process when there is none."""
+    frame = link.receive()
+    if frame is None:
+        # At once: neither exit handlers nor forgotten threads of user code may delay the end.
+        console.flush()
+        os._exit(0)
+    kind, header, event = frame
+    if kind != channel.INVOKE:
+        raise channel.MalformedFrame("unexpected kind %d" % kind)
+    if not isinstance(header.get("id"), str) or not isinstance(header.get("deadline_ms"), int):
+        raise channel.MalformedFrame("INVOKE without id or deadline")
+    return header, event
+
+
+def answer_of(handler, header, event):
+    """Runs the handler: kind, error type and body of its answer. What it raises, it raises."""
+    return ok_answer(handler(unmarshal(event), new_context(header)))
+
+
+def new_context(header):
+    """What the handler gets beside the event."""
+    return context.LambdaContext(
+        header,
+        _json_header(header.get("client_context"), "Client Context"),
+        _json_header(header.get("cognito"), "Cognito Identity"),
+    )
+
+
+def ok_answer(result):
+    """Kind, error type and body for what a handler returned."""
+    return _bounded(channel.RESPONSE, None, _marshal(result))
+
+
+def error_answer(error, request_id):
+    """Logs a failure; kind, error type and body of the answer that tells of it."""
+    failure = _failure(error, request_id)
+    return _bounded(channel.ERROR, failure["errorType"], jsontext.encode(failure))
+
+
+def _bounded(kind, error_type, body):
+    if len(body) > RESPONSE_BYTES_MAX:
+        error_type, body = _too_large()
+        kind = channel.ERROR
+    return kind, error_type, body
+
+
+def send_answer(link, request_id, answer):
+    """Sends what `ok_answer` or `error_answer` gave."""
+    kind, error_type, body = answer
     reply = {"id": request_id}
     if kind == channel.ERROR:
         reply["type"] = error_type[:ERROR_TYPE_CHARS_MAX]
-    link.send(kind, reply, answer)
+    link.send(kind, reply, body)
 
 
 def _set_trace_id(trace_id):
@@ -155,7 +218,8 @@ def _json_header(text, name):
         raise Fault("Runtime.LambdaContextUnmarshalError", message) from error
 
 
-def _unmarshal(event):
+def unmarshal(event):
+    """The event as Python values."""
     try:
         return jsontext.decode(event)
     except (ValueError, RecursionError) as error:
