@@ -71,27 +71,40 @@ impl Pool {
     }
 
     /// Announces the next times at which something happens by itself, unless a Tick that is not much later is on its
-    /// way: one that comes in more than twice the time is announced anew, so that few are ever outstanding.
+    /// way: one that comes in more than twice the time is announced anew, so that few are ever outstanding. The times at
+    /// which idle instances are frozen or stopped only ever move on, and are looked up only when none is announced.
     pub(super) fn announce_wakes(&mut self, actions: &mut Vec<Action>) {
-        let since_us = |place: Option<Place>| place.map(|place| self.table.get(place).since_us);
-        let idle_us = since_us(self.demand.idle.first()).map(|us| us.saturating_add(self.idle_max_us()));
-        let thawed_us = [self.demand.thawed(), self.provisioned.thawed()].into_iter().filter_map(since_us).min();
-        let freeze_us = self.freeze_after_us().and_then(|after_us| Some(thawed_us?.saturating_add(after_us)));
-        let silence_us = self.silence_ends_us().filter(|at| *at > self.now_us);
-        for (wake, at_us) in [
-            (Wake::Retry, self.refused.retry_at_us.filter(|_| !self.waiting.is_empty())),
-            (Wake::Idle, idle_us),
-            (Wake::Freeze, freeze_us),
-            (Wake::Silence, silence_us),
-            (Wake::Provision, self.provision.retry_at_us),
-        ] {
-            let Some(at_us) = at_us else { continue };
-            let announced_us = &mut self.wakes_us[wake as usize];
-            let in_us = |at_us: u64| at_us.saturating_sub(self.now_us);
-            if announced_us.is_none_or(|announced_us| in_us(announced_us) / 2 > in_us(at_us)) {
-                *announced_us = Some(at_us);
-                actions.push(Action::WakeAt { at_us });
-            }
+        if self.wakes_us[Wake::Idle as usize].is_none() {
+            let idle_us = self.since_us(self.demand.idle.first()).map(|us| us.saturating_add(self.idle_max_us()));
+            self.announce(Wake::Idle, idle_us, actions);
+        }
+        if self.wakes_us[Wake::Freeze as usize].is_none()
+            && let Some(after_us) = self.freeze_after_us()
+        {
+            let thawed = [self.demand.thawed(), self.provisioned.thawed()];
+            let thawed_us = thawed.into_iter().filter_map(|place| self.since_us(place)).min();
+            self.announce(Wake::Freeze, thawed_us.map(|us| us.saturating_add(after_us)), actions);
+        }
+        if !self.waiting.is_empty() {
+            let silence_us = self.silence_ends_us().filter(|at| *at > self.now_us);
+            self.announce(Wake::Silence, silence_us, actions);
+            self.announce(Wake::Retry, self.refused.retry_at_us, actions);
+        }
+        self.announce(Wake::Provision, self.provision.retry_at_us, actions);
+    }
+
+    fn since_us(&self, place: Option<Place>) -> Option<u64> {
+        place.map(|place| self.table.get(place).since_us)
+    }
+
+    fn announce(&mut self, wake: Wake, at_us: Option<u64>, actions: &mut Vec<Action>) {
+        let Some(at_us) = at_us else { return };
+        let now_us = self.now_us;
+        let announced_us = &mut self.wakes_us[wake as usize];
+        let in_us = |at_us: u64| at_us.saturating_sub(now_us);
+        if announced_us.is_none_or(|announced_us| in_us(announced_us) / 2 > in_us(at_us)) {
+            *announced_us = Some(at_us);
+            actions.push(Action::WakeAt { at_us });
         }
     }
 }

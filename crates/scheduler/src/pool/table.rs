@@ -15,7 +15,9 @@ pub(super) const NOWHERE: Place = Place::MAX;
 /// The smallest index.
 const INDEX_BITS_MIN: u32 = 3;
 
+/// One cache line, so that a step reads one per instance that it touches.
 #[derive(Debug, Clone)]
+#[repr(align(64))]
 pub(super) struct Instance {
     pub id: InstanceId,
     /// Starting: when the start was ordered. Idle: when it became idle.
