@@ -22,6 +22,8 @@ pub mod instance;
 
 pub mod lifetimes;
 
+pub mod keep_alive;
+
 pub mod eviction;
 
 pub mod function_state;

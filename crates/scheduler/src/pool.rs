@@ -37,6 +37,8 @@ pub use estimates::{Estimates, Queue, starts_wanted};
 pub use events::{Action, Cold, Dispatched, Event, Gone, Lane, Refusal, RefuseReason, StartReason, StopReason, Waited};
 pub use provision::{ProvisionedCounts, Trouble};
 
+use crate::keep_alive::{History, Policy};
+use idle::Ghosts;
 use provision::Provision;
 use shelf::Shelf;
 use std::collections::VecDeque;
@@ -56,8 +58,10 @@ pub struct Config {
     /// Most invocations that wait; the next one is refused with [`RefuseReason::QueueFull`]. An invocation that meets a
     /// cold version waits too, so 0 refuses whatever cannot run at once.
     pub waiting_max: usize,
-    /// Idle time after which an instance is stopped.
+    /// Idle time after which an instance is stopped, at the latest.
     pub idle_ms: u64,
+    /// What decides how much earlier.
+    pub keep_alive: Policy,
     /// Idle time after which an instance is frozen; 0 is never.
     pub freeze_after_ms: u64,
     /// Most instances of this version that are starting or live; at the limit waiters wait for a free slot.
@@ -96,6 +100,9 @@ pub struct Pool {
     waiting: VecDeque<Waiting>,
     provision: Provision,
     estimates: Estimates,
+    /// How long instances were idle before they were used again.
+    history: History,
+    ghosts: Ghosts,
     /// When a service has last ended.
     done_us: u64,
     /// Since when somebody has waited at all times.
@@ -166,6 +173,8 @@ impl Pool {
             waiting: VecDeque::new(),
             provision: Provision::default(),
             estimates: Estimates::default(),
+            history: History::default(),
+            ghosts: Ghosts::default(),
             done_us: 0,
             queued_since_us: 0,
             regret_us: 0,
@@ -420,6 +429,7 @@ impl Pool {
         let slots = self.config.slots_per_instance;
         let (now_us, table, shelf) = self.shelved(place);
         let was_idle = table.get(place).busy == 0;
+        let idle_us = now_us - table.get(place).since_us;
         if was_idle {
             shelf.leave_idle(table, place);
         } else {
@@ -433,6 +443,9 @@ impl Pool {
         let was_frozen = std::mem::take(&mut instance.frozen);
         if instance.busy < slots {
             shelf.partly.push(table, place);
+        }
+        if was_idle && first_use.is_none() {
+            self.history.used_after(idle_us);
         }
         self.busy_slots += 1;
         let lane = match role {

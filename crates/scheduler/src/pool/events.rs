@@ -2,6 +2,7 @@
 //! same from release to release.
 
 use super::{InstanceId, WaiterId};
+use crate::keep_alive::Basis;
 
 /// What happened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -309,6 +310,8 @@ pub enum StopReason {
     Idle {
         /// For so long.
         idle_ms: u64,
+        /// What made it that long.
+        basis: Basis,
     },
     /// The pool drains and the instance has nothing to do.
     Drained,
@@ -322,7 +325,7 @@ impl StopReason {
     /// For people.
     pub fn text(self) -> &'static str {
         match self {
-            StopReason::Idle { .. } => "idle for its keep-alive time",
+            StopReason::Idle { basis, .. } => basis.text(),
             StopReason::Drained => "its version is replaced or the server stops",
             StopReason::Surplus => "nobody waits for its start any more",
             StopReason::Evicted => "its room was needed elsewhere",

@@ -2,6 +2,35 @@
 
 use super::table::Place;
 use super::{Action, InstanceId, Phase, Pool, StopReason, Wake};
+use crate::keep_alive::Basis;
+
+/// Instances that were stopped and of which it is remembered since when they were idle.
+const GHOSTS: usize = 16;
+
+/// Since when the instances that were stopped last were idle. Without them, no idle time longer than the one that is kept
+/// would ever be seen.
+#[derive(Debug, Default)]
+pub(super) struct Ghosts {
+    since_us: [u64; GHOSTS],
+    /// Where the next one goes.
+    next: usize,
+    len: usize,
+}
+
+impl Ghosts {
+    pub fn push(&mut self, since_us: u64) {
+        self.since_us[self.next] = since_us;
+        self.next = (self.next + 1) % GHOSTS;
+        self.len = (self.len + 1).min(GHOSTS);
+    }
+
+    /// The newest.
+    pub fn pop(&mut self) -> Option<u64> {
+        self.len = self.len.checked_sub(1)?;
+        self.next = (self.next + GHOSTS - 1) % GHOSTS;
+        Some(self.since_us[self.next])
+    }
+}
 
 impl Pool {
     /// Stops an idle instance because its room is needed elsewhere; `false`, and nothing, if it is not idle or is kept
@@ -14,6 +43,7 @@ impl Pool {
         };
         match self.table.find(instance).filter(idle) {
             Some(place) => {
+                self.ghosts.push(self.table.get(place).since_us);
                 self.stop_idle(place, StopReason::Evicted, actions);
                 true
             }
@@ -42,12 +72,15 @@ impl Pool {
 
     /// Stops those that have been idle for too long, freezes those that have been for long.
     pub(super) fn stop_and_freeze(&mut self, actions: &mut Vec<Action>) {
+        let (keep_us, basis) = self.keep_us();
         while let Some(place) = self.demand.idle.first() {
-            let idle_us = self.now_us.saturating_sub(self.table.get(place).since_us);
-            if idle_us < self.idle_max_us() {
+            let since_us = self.table.get(place).since_us;
+            let idle_us = self.now_us.saturating_sub(since_us);
+            if idle_us < keep_us {
                 break;
             }
-            self.stop_idle(place, StopReason::Idle { idle_ms: idle_us / 1_000 }, actions);
+            self.ghosts.push(since_us);
+            self.stop_idle(place, StopReason::Idle { idle_ms: idle_us / 1_000, basis }, actions);
         }
         let Some(freeze_after_us) = self.freeze_after_us() else { return };
         for shelf in [&mut self.demand, &mut self.provisioned] {
@@ -62,8 +95,17 @@ impl Pool {
         }
     }
 
-    pub(super) fn idle_max_us(&self) -> u64 {
-        self.config.idle_ms.saturating_mul(1_000)
+    /// How long an idle instance is kept, and why.
+    pub(super) fn keep_us(&self) -> (u64, Basis) {
+        let max_us = self.config.idle_ms.saturating_mul(1_000);
+        self.history.keep_us(self.config.keep_alive, self.estimates.start_us, max_us)
+    }
+
+    /// A start is ordered for demand: how long the newest instance that was stopped would have been idle.
+    pub(super) fn missed(&mut self) {
+        if let Some(since_us) = self.ghosts.pop() {
+            self.history.used_after(self.now_us - since_us);
+        }
     }
 
     fn freeze_after_us(&self) -> Option<u64> {
@@ -75,7 +117,7 @@ impl Pool {
     /// which idle instances are frozen or stopped only ever move on, and are looked up only when none is announced.
     pub(super) fn announce_wakes(&mut self, actions: &mut Vec<Action>) {
         if self.wakes_us[Wake::Idle as usize].is_none() {
-            let idle_us = self.since_us(self.demand.idle.first()).map(|us| us.saturating_add(self.idle_max_us()));
+            let idle_us = self.since_us(self.demand.idle.first()).map(|us| us.saturating_add(self.keep_us().0));
             self.announce(Wake::Idle, idle_us, actions);
         }
         if self.wakes_us[Wake::Freeze as usize].is_none()

@@ -101,6 +101,11 @@ impl Pool {
     }
 
     fn start(&mut self, role: Role, reason: StartReason, next: NextInstance, actions: &mut Vec<Action>) {
+        match role {
+            // What a kept instance would have spared.
+            Role::Demand => self.missed(),
+            Role::Ahead | Role::Provisioned => {}
+        }
         let id = next();
         let place = self.table.insert(Instance::starting(id, self.now_us, role, reason));
         self.starting.push(&mut self.table, place);

@@ -5,8 +5,14 @@ mod random;
 use super::*;
 use expect_test::{Expect, expect};
 
-const ONE: Config =
-    Config { slots_per_instance: 1, waiting_max: 100, idle_ms: 1_000, freeze_after_ms: 0, instances_max: 100 };
+const ONE: Config = Config {
+    slots_per_instance: 1,
+    waiting_max: 100,
+    idle_ms: 1_000,
+    keep_alive: Policy::Fixed,
+    freeze_after_ms: 0,
+    instances_max: 100,
+};
 
 /// Runs a script of `TIME EVENT [ID [CAUSE]]` events, separated by `;`, and compares one line of actions per event.
 fn check(config: Config, script: &str, want: Expect) {
@@ -89,6 +95,9 @@ fn print(action: &Action) -> String {
             };
             format!("{waiter} {first}on {instance}{lane}{waited}")
         }
+        Action::Stop { instance, reason: StopReason::Idle { idle_ms, basis } } => {
+            format!("stop {instance} idle for {idle_ms} ms ({basis:?})")
+        }
         Action::Stop { instance, reason } => format!("stop {instance} {reason:?}"),
         Action::Freeze { instance } => format!("freeze {instance}"),
         Action::Thaw { instance } => format!("thaw {instance}"),
@@ -110,7 +119,7 @@ fn cold_then_warm_then_idle() {
             70 arrive 2 => 2 on 1
             80 done 1 =>
             1060 tick => wake at 1080
-            1080 tick => stop 1 Idle { idle_ms: 1000 }
+            1080 tick => stop 1 idle for 1000 ms (Fixed)
             1081 gone 1 Stopped =>
             starting 0 idle 0 busy 0 stopping 0 waiting 0"#]],
     );
@@ -130,8 +139,8 @@ fn most_recently_used_first_and_longest_idle_ends() {
             9 done 2 =>
             10 arrive 3 => 3 on 2
             12 done 2 =>
-            1005 tick => stop 1 Idle { idle_ms: 1000 }, wake at 1012
-            1012 tick => stop 2 Idle { idle_ms: 1000 }
+            1005 tick => stop 1 idle for 1000 ms (Fixed), wake at 1012
+            1012 tick => stop 2 idle for 1000 ms (Fixed)
             starting 0 idle 0 busy 0 stopping 2 waiting 0"#]],
     );
 }
@@ -455,7 +464,7 @@ fn unknown_late_and_doubled_events_change_nothing() {
             2 refused 1 =>
             3 done 1 => wake at 1003
             3 done 1 =>
-            2000 tick => stop 1 Idle { idle_ms: 1997 }
+            2000 tick => stop 1 idle for 1997 ms (Fixed)
             2001 done 1 =>
             2001 ready 1 =>
             2002 gone 1 Stopped =>
@@ -485,13 +494,13 @@ fn provisioned_instances_stay_and_are_replaced() {
             12 evict 2 =>
             13 done 2 =>
             14 evict 2 =>
-            1012 tick => stop 3 Idle { idle_ms: 1000 }
+            1012 tick => stop 3 idle for 1000 ms (Fixed)
             1013 gone 3 Stopped =>
             2000 tick =>
             3000 gone 1 Crashed => start 4 Provisioned
             3001 ready 4 =>
             3002 provision 1 => wake at 4002
-            4002 tick => stop 2 Idle { idle_ms: 1000 }
+            4002 tick => stop 2 idle for 1000 ms (Fixed)
             starting 0 idle 1 busy 0 stopping 1 waiting 0"#]],
     );
 }
@@ -671,6 +680,42 @@ fn silence_and_regret_start_more() {
     );
 }
 
+/// Used again after 100 ms each time, and starts in 1 ms: not worth keeping for the whole time. Once it is stopped and
+/// missed again and again, it is kept for longer.
+#[test]
+fn keep_alive_adapts() {
+    check(
+        Config { keep_alive: Policy::Adaptive, idle_ms: 60_000, ..ONE },
+        "0 arrive 1; 1 ready 1; 2 done 1; 102 arrive 2; 103 done 1; 203 arrive 3; 204 done 1; 304 arrive 4; 305 done 1;
+         405 arrive 5; 406 done 1; 60002 tick; 60003 gone 1 Stopped; 61000 arrive 6; 61001 ready 2; 61002 done 2;
+         61130 tick; 61131 gone 2 Stopped; 61500 arrive 7; 61501 ready 3; 61502 done 3; 61631 tick",
+        expect![[r#"
+            0 arrive 1 => start 1 FromZero
+            1 ready 1 => 1 first on 1 after 1 ms for a start
+            2 done 1 => wake at 60002
+            102 arrive 2 => 2 on 1
+            103 done 1 =>
+            203 arrive 3 => 3 on 1
+            204 done 1 =>
+            304 arrive 4 => 4 on 1
+            305 done 1 =>
+            405 arrive 5 => 5 on 1
+            406 done 1 =>
+            60002 tick => stop 1 idle for 59596 ms (Price)
+            60003 gone 1 Stopped =>
+            61000 arrive 6 => start 2 FromZero, wake at 61010
+            61001 ready 2 => 6 first on 2 after 1 ms for a start
+            61002 done 2 => wake at 61116
+            61130 tick => stop 2 idle for 128 ms (Price)
+            61131 gone 2 Stopped =>
+            61500 arrive 7 => start 3 FromZero, wake at 61510
+            61501 ready 3 => 7 first on 3 after 1 ms for a start
+            61502 done 3 => wake at 62026
+            61631 tick =>
+            starting 0 idle 1 busy 0 stopping 0 waiting 0"#]],
+    );
+}
+
 #[test]
 fn idle_instances_freeze_and_thaw() {
     check(
@@ -693,8 +738,8 @@ fn idle_instances_freeze_and_thaw() {
             311 done 2 =>
             410 tick => freeze 1, wake at 411
             411 tick => freeze 2
-            1310 tick => stop 1 Idle { idle_ms: 1000 }, wake at 1311
-            1311 tick => stop 2 Idle { idle_ms: 1000 }
+            1310 tick => stop 1 idle for 1000 ms (Fixed), wake at 1311
+            1311 tick => stop 2 idle for 1000 ms (Fixed)
             starting 0 idle 0 busy 0 stopping 2 waiting 0"#]],
     );
     check(
@@ -759,7 +804,7 @@ fn warm_up_starts_what_is_missing() {
             5 warm 9 => start 3 WarmUp
             6 ready 3 =>
             7 arrive 2 => 2 first on 3
-            1003 tick => stop 2 Idle { idle_ms: 1000 }
+            1003 tick => stop 2 idle for 1000 ms (Fixed)
             1006 tick =>
             starting 0 idle 0 busy 2 stopping 1 waiting 0"#]],
     );
@@ -775,7 +820,7 @@ fn a_clock_that_steps_back_stands_still() {
             5000 ready 1 => 1 first on 1 after 0 ms for a start
             100 done 1 => wake at 6000
             5999 tick =>
-            6000 tick => stop 1 Idle { idle_ms: 1000 }
+            6000 tick => stop 1 idle for 1000 ms (Fixed)
             starting 0 idle 0 busy 0 stopping 1 waiting 0"#]],
     );
 }

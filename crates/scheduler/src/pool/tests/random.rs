@@ -26,7 +26,7 @@ impl Pool {
             assert!(self.present() > 0, "somebody waits for nothing");
         }
         assert!(!self.draining || self.counts().idle == 0);
-        self.check_wake(Wake::Idle, self.demand.idle.iter(&self.table).next(), self.config.idle_ms);
+        self.check_wake(Wake::Idle, self.demand.idle.iter(&self.table).next(), self.config.idle_ms * 2);
         self.check_provision();
         if self.starts_missing() > 0 && self.present() < self.config.instances_max {
             let wakes_us = [Wake::Retry, Wake::Silence].map(|wake| self.wakes_us[wake as usize]);
@@ -222,9 +222,11 @@ proptest! {
         waiting_max in 0usize..12,
         instances_max in 0usize..6,
         freeze_after_ms in 0u64..70,
+        adaptive: bool,
         moves in proptest::collection::vec((0u8..29, any::<usize>(), 0u64..40), 0..200),
     ) {
-        let config = Config { slots_per_instance, waiting_max, idle_ms: 50, freeze_after_ms, instances_max };
+        let keep_alive = if adaptive { Policy::Adaptive } else { Policy::Fixed };
+        let config = Config { slots_per_instance, waiting_max, idle_ms: 50, keep_alive, freeze_after_ms, instances_max };
         let mut pool = Pool::new(config);
         let mut world = World::default();
         let mut now_us = 0;
