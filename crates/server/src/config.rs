@@ -26,6 +26,8 @@ pub struct File {
     pub log_level: Option<tracing::Level>,
     /// `threads = 4`: of the daemon, for everything but work that blocks.
     pub threads: Option<usize>,
+    /// `keep_alive = "adaptive"`, `"histogram"` or `"fixed"`
+    pub keep_alive: Option<worker::KeepAlive>,
     /// `[limits]`
     pub limits: Limits,
     /// `[runtimes."python3.12"] interpreter = "/usr/bin/python3.12"` or `root = "/srv/python"`
@@ -86,6 +88,7 @@ pub fn parse(text: &str) -> Result<File, Vec<String>> {
         uid_base: top.number("uid_base", 1, 4_000_000_000),
         log_level: top.text("log_level", "one of error, warn, info, debug, trace", |t| t.parse().ok()),
         threads: top.number("threads", 1, THREADS_MAX),
+        keep_alive: top.text("keep_alive", "one of adaptive, histogram, fixed", worker::KeepAlive::parse),
         ..File::default()
     };
     if let Some(section) = top.section("limits") {
@@ -307,6 +310,7 @@ mod tests {
             region = "eu-west-1"
             uid_base = 300000
             log_level = "debug"
+            keep_alive = "fixed"
             [limits]
             idle_ms = 300
             code_storage_bytes = 80000000000
@@ -336,6 +340,7 @@ mod tests {
             file.credentials.iter().map(|key| (key.session_token.as_deref(), key.expires_at_s)).collect();
         assert_eq!(tokens, [(None, None), (Some("token"), Some(4_102_444_800))]);
         assert_eq!(file.limits.idle_ms, 300);
+        assert_eq!(file.keep_alive, Some(worker::KeepAlive::Fixed));
         assert_eq!(file.limits.code_storage_bytes, 80_000_000_000);
         assert_eq!(file.runtimes.len(), 2);
         assert!(file.s3.unwrap().path_style);
@@ -349,6 +354,7 @@ mod tests {
             listen = 9000
             acount_id = "1"
             account_id = "1"
+            keep_alive = "long"
             [limits]
             idle_ms = -1
             idel_ms = 5
@@ -363,6 +369,7 @@ mod tests {
             expect![[r#"
                 listen: must be an address such as "127.0.0.1:9000"
                 account_id: must be twelve digits
+                keep_alive: must be one of adaptive, histogram, fixed
                 limits.timeout_s_max: must be a whole number from 1 to 4294967295
                 limits.idle_ms: must be a whole number from 1 to 4294967295
                 limits.idel_ms: unknown key; did you mean idle_ms?
@@ -406,7 +413,7 @@ mod tests {
         // Each limit has a bound below which nothing works, unless none of it is a sensible wish.
         let none = "log_tail_bytes log_files drain_ms environment_bytes client_context_bytes tags instances_memory_mb \
                     inactive_after_days unreserved_concurrency_min \
-                    queue_ms_max queue_length_max queued";
+                    queue_ms_max queue_length_max queued freeze_after_ms";
         let shown = format!("{:?}", Limits::default());
         let fields = shown.trim_start_matches("Limits { ").trim_end_matches(" }").split(", ");
         for field in fields.map(|field| field.split(':').next().unwrap()) {

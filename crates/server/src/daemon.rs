@@ -84,6 +84,7 @@ async fn serve(settings: Settings, listener: TcpListener, launcher: OwnedFd, dat
         limits: limits.clone(),
         region: settings.region.to_string(),
         memory_mb_machine: machine_memory_mb(),
+        keep_alive: settings.file.keep_alive.unwrap_or_default(),
         launcher,
         logs,
     })?;

@@ -11,7 +11,7 @@
 //!
 //! ```text
 //! seed 7                                  seeds the draws of `A..B` times
-//! machine memory=1024 instances=8 account=100 waiting=50 idle=5000 freeze=0 init-limit=10000 stop=1
+//! machine memory=1024 instances=8 account=100 waiting=50 idle=5000 keep=fixed freeze=0 init-limit=10000 stop=1
 //!                                         memory in MB; each setting may be left out; before the first function
 //! function f start=2 init=50 service=10 memory=128 slots=1 timeout=3000 reserved=5
 //!                                         a time is `10`, `5,10,20` (in turn) or `5..20` (drawn); all but the name
@@ -45,6 +45,8 @@ pub mod script;
 pub mod world;
 
 pub mod random;
+
+pub mod trace;
 
 mod machine;
 

@@ -1,5 +1,6 @@
 //! Reads scripts. The language is described at the top of the crate.
 
+use scheduler::keep_alive::Policy;
 use std::collections::BTreeMap;
 
 /// Most invocations that one `invoke` makes, so that a slip of the pen does not fill the memory.
@@ -60,8 +61,10 @@ pub struct Machine {
     pub account: u32,
     /// Most invocations that wait per generation.
     pub waiting: usize,
-    /// Idle time before an instance is stopped.
+    /// Idle time before an instance is stopped, at the latest.
     pub idle_ms: u64,
+    /// What decides how much earlier.
+    pub keep_alive: Policy,
     /// Idle time before an instance is frozen; 0 is never.
     pub freeze_ms: u64,
     /// Time for the first try of Init.
@@ -79,6 +82,7 @@ impl Default for Machine {
             account: limits.concurrent_executions,
             waiting: limits.waiting_per_version,
             idle_ms: limits.idle_ms,
+            keep_alive: Policy::Fixed,
             freeze_ms: 0,
             init_limit_ms: limits.init_ms,
             stop_ms: 1,
@@ -337,6 +341,7 @@ fn machine(settings: &[&str]) -> Result<Machine, Problem> {
         account: settings.small("account", default.account)?,
         waiting: settings.small("waiting", 1_000)? as usize,
         idle_ms: settings.number("idle", default.idle_ms)?,
+        keep_alive: settings.keep_alive()?,
         freeze_ms: settings.number("freeze", default.freeze_ms)?,
         init_limit_ms: settings.number("init-limit", default.init_limit_ms)?,
         stop_ms: settings.number("stop", default.stop_ms)?,
@@ -379,6 +384,11 @@ impl<'a> Settings<'a> {
 
     fn number(&mut self, key: &str, default: u64) -> Result<u64, Problem> {
         self.0.remove(key).map_or(Ok(default), time_ms)
+    }
+
+    fn keep_alive(&mut self) -> Result<Policy, Problem> {
+        let Some(name) = self.0.remove("keep") else { return Ok(Policy::Fixed) };
+        Policy::parse(name).ok_or_else(|| Problem::Setting(format!("keep={name}")))
     }
 
     fn small(&mut self, key: &str, default: u32) -> Result<u32, Problem> {

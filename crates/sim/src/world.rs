@@ -315,6 +315,7 @@ impl World {
             slots_per_instance: deployed.function.slots,
             waiting_max: self.machine.waiting,
             idle_ms: self.machine.idle_ms,
+            keep_alive: self.machine.keep_alive,
             freeze_after_ms: self.machine.freeze_ms,
             instances_max: self.machine.instances,
         });

@@ -23,4 +23,5 @@ mod versions;
 
 pub use invoke::Held;
 pub use provision::{ProvisionFailure, ProvisionedCounts};
+pub use scheduler::keep_alive::Policy as KeepAlive;
 pub use service::{Config, Error, Handle, Interpreters, LogSink, Service};

@@ -11,6 +11,7 @@ use model::log::LogLine;
 use model::{Digest, FunctionName, Limits, Spec};
 use sandbox::wire::{self, Buffer, Wait};
 use scheduler::instance::Event as Move;
+use scheduler::keep_alive::Policy;
 use scheduler::pool;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::os::fd::{AsFd, OwnedFd};
@@ -32,6 +33,8 @@ pub struct Config {
     pub region: String,
     /// What the machine has, MB.
     pub memory_mb_machine: u64,
+    /// What decides how long idle instances are kept.
+    pub keep_alive: Policy,
     /// The socket to the launcher.
     pub launcher: OwnedFd,
     /// Where log lines go.
@@ -73,6 +76,7 @@ pub struct Handle {
 pub(crate) struct Shared {
     pub limits: Limits,
     pub region: String,
+    pub keep_alive: Policy,
     pub logs: LogSink,
     pub budget: Budget,
     pub versions: ArcSwap<HashMap<Generation, Arc<Versioned>>>,
@@ -106,6 +110,7 @@ impl Service {
             budget: Budget::new(&config.limits, config.memory_mb_machine),
             limits: config.limits,
             region: config.region,
+            keep_alive: config.keep_alive,
             logs: config.logs,
             versions: ArcSwap::default(),
             launches: Launches::new(sender),
@@ -244,6 +249,7 @@ impl Shared {
             slots_per_instance: spec.instance_concurrency,
             waiting_max: self.limits.waiting_per_version,
             idle_ms: self.limits.idle_ms,
+            keep_alive: self.keep_alive,
             freeze_after_ms: self.limits.freeze_after_ms,
             instances_max: self.limits.instances as usize,
         };

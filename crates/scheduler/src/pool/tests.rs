@@ -688,11 +688,11 @@ fn keep_alive_adapts() {
         Config { keep_alive: Policy::Adaptive, idle_ms: 60_000, ..ONE },
         "0 arrive 1; 1 ready 1; 2 done 1; 102 arrive 2; 103 done 1; 203 arrive 3; 204 done 1; 304 arrive 4; 305 done 1;
          405 arrive 5; 406 done 1; 60002 tick; 60003 gone 1 Stopped; 61000 arrive 6; 61001 ready 2; 61002 done 2;
-         61130 tick; 61131 gone 2 Stopped; 61500 arrive 7; 61501 ready 3; 61502 done 3; 61631 tick",
+         62002 tick; 62003 gone 2 Stopped; 62500 arrive 7; 62501 ready 3; 62502 done 3; 63502 tick",
         expect![[r#"
             0 arrive 1 => start 1 FromZero
             1 ready 1 => 1 first on 1 after 1 ms for a start
-            2 done 1 => wake at 60002
+            2 done 1 => wake at 40002
             102 arrive 2 => 2 on 1
             103 done 1 =>
             203 arrive 3 => 3 on 1
@@ -705,13 +705,13 @@ fn keep_alive_adapts() {
             60003 gone 1 Stopped =>
             61000 arrive 6 => start 2 FromZero, wake at 61010
             61001 ready 2 => 6 first on 2 after 1 ms for a start
-            61002 done 2 => wake at 61116
-            61130 tick => stop 2 idle for 128 ms (Price)
-            61131 gone 2 Stopped =>
-            61500 arrive 7 => start 3 FromZero, wake at 61510
-            61501 ready 3 => 7 first on 3 after 1 ms for a start
-            61502 done 3 => wake at 62026
-            61631 tick =>
+            61002 done 2 => wake at 62002
+            62002 tick => stop 2 idle for 1000 ms (Price)
+            62003 gone 2 Stopped =>
+            62500 arrive 7 => start 3 FromZero, wake at 62510
+            62501 ready 3 => 7 first on 3 after 1 ms for a start
+            62502 done 3 => wake at 64074
+            63502 tick =>
             starting 0 idle 1 busy 0 stopping 0 waiting 0"#]],
     );
 }

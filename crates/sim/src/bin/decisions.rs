@@ -9,6 +9,7 @@
 use model::function::{Network, Spec};
 use model::snapshot::{Snapshot, Target, Targets};
 use model::{AccountId, Digest, FunctionArn, FunctionName, Generation, Region, Runtime, Version};
+use scheduler::keep_alive::Policy;
 use scheduler::pool::{Action, Config, Event, InstanceId, Pool};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::hint::black_box;
@@ -92,6 +93,7 @@ impl Platform {
             slots_per_instance: 1,
             waiting_max: limits.waiting_per_version,
             idle_ms: limits.idle_ms,
+            keep_alive: Policy::Adaptive,
             freeze_after_ms: limits.freeze_after_ms,
             instances_max: INSTANCES,
         });

@@ -6,6 +6,7 @@ use crate::tally::End;
 use model::Generation;
 use scheduler::eviction::{self, Candidate};
 use scheduler::instance::{self, State};
+use scheduler::keep_alive::Basis;
 use scheduler::pool::{Action, Cold, Dispatched, Event, InstanceId, Lane, StartReason, StopReason, Waited, WaiterId};
 
 impl World {
@@ -142,7 +143,8 @@ impl World {
 
     fn stop(&mut self, generation: Generation, id: InstanceId, reason: StopReason) {
         let why = match reason {
-            StopReason::Idle { idle_ms } => format!("idle for {idle_ms} ms"),
+            StopReason::Idle { idle_ms, basis: Basis::Fixed } => format!("idle for {idle_ms} ms"),
+            StopReason::Idle { idle_ms, basis } => format!("idle for {idle_ms} ms, {}", basis.text()),
             StopReason::Drained => "drained".to_owned(),
             StopReason::Surplus => "surplus".to_owned(),
             StopReason::Evicted => "evicted".to_owned(),
