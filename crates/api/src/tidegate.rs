@@ -31,6 +31,63 @@ pub struct Logs {
     pub cursor: String,
 }
 
+/// `GET /tidegate/v1/explain/{request_id}`: what has become of an invocation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Explanation {
+    /// The invocation's id.
+    pub request_id: String,
+    /// The function.
+    pub function: String,
+    /// The version that ran or would have.
+    pub version: String,
+    /// When it came, milliseconds since the Unix epoch.
+    pub time_ms: u64,
+    /// `success`, `function_error`, `throttled`, `draining` or `failed`.
+    pub end: String,
+    /// Why, for all but success.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// One word for the reason of a throttle, as in the metrics.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub throttle: Option<String>,
+    /// The worker's number of the instance that ran it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instance: Option<u64>,
+    /// Whether the instance was a provisioned one, or why not; absent if the version has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lane: Option<String>,
+    /// How the instance was started, if this was its first invocation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cold_start: Option<ColdStart>,
+    /// In their order; together they are the time from the router's door and back.
+    pub steps: Vec<Step>,
+}
+
+/// How an instance was started.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ColdStart {
+    /// Why.
+    pub reason: String,
+    /// Time for its room and its sandbox.
+    pub sandbox_us: u64,
+    /// Time for its Init.
+    pub init_us: u64,
+    /// Idle instances that were stopped to make room for it.
+    pub evicted: u32,
+}
+
+/// One step of an invocation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Step {
+    /// `route`, `admit`, `queue`, `slot`, `invoke` or `answer`.
+    pub name: String,
+    /// How long it took.
+    pub us: u64,
+    /// What it waited for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
+}
+
 /// One line of a function's log.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogLine {

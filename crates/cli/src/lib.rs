@@ -1,4 +1,4 @@
-//! The commands for users: `deploy`, `invoke`, `list`, `logs`, `delete`.
+//! The commands for users: `deploy`, `invoke`, `list`, `logs`, `explain`, `delete`.
 //!
 //! The wall: this crate knows the server only by its public API, and so proves that the API is enough.
 #![forbid(unsafe_code)]
@@ -8,6 +8,7 @@ mod connection;
 mod delete;
 mod deploy;
 mod error;
+mod explain;
 mod invoke;
 mod list;
 mod logs;
@@ -32,6 +33,8 @@ pub enum Command {
     List(list::List),
     /// Show a function's log
     Logs(logs::Logs),
+    /// Tell why an invocation took as long as it did, or was refused
+    Explain(explain::Explain),
     /// Delete a function
     Delete(delete::Delete),
 }
@@ -64,6 +67,7 @@ pub fn run(command: Command) -> ExitCode {
         Command::Invoke(args) => with_client(&args.shared, |client| invoke::run(args, client, &screen)),
         Command::List(args) => with_client(&args.shared, |client| list::run(args, client, &screen)),
         Command::Logs(args) => with_client(&args.shared, |client| logs::run(args, client, &screen)),
+        Command::Explain(args) => with_client(&args.shared, |client| explain::run(args, client, &screen)),
         Command::Delete(args) => with_client(&args.shared, |client| delete::run(args, client, &screen)),
     };
     match done {

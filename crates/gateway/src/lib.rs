@@ -46,6 +46,8 @@ mod concurrency;
 
 mod own_api;
 
+mod explain;
+
 mod settings;
 
 mod validation;

@@ -8,8 +8,8 @@ use crate::query::Query;
 use crate::routes::{self, Match, Operation};
 use crate::validation::references::Place;
 use crate::{
-    Auth, account, aliases, browsers, concurrency, functions, ids, invoke, own_api, provisioned, settings, tags,
-    versions,
+    Auth, account, aliases, browsers, concurrency, explain, functions, ids, invoke, own_api, provisioned, settings,
+    tags, versions,
 };
 use bytes::Bytes;
 use hyper::body::{Body, Incoming};
@@ -306,6 +306,7 @@ impl Gateway {
             | Operation::GetSettings
             | Operation::PutSettings
             | Operation::ReadLog
+            | Operation::Explain
             | Operation::GetPackage => self.limits.request_payload_bytes,
         }
     }
@@ -389,6 +390,7 @@ impl Gateway {
             Operation::GetSettings => settings::get(self, call).await,
             Operation::PutSettings => settings::put(self, call).await,
             Operation::ReadLog => own_api::read_log(self, call).await,
+            Operation::Explain => explain::explain(self, call).await,
             Operation::GetPackage => own_api::get_package(self, call).await,
         }
     }

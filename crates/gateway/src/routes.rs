@@ -67,6 +67,8 @@ pub enum Operation {
     PutSettings,
     /// Ours: reads a function's log.
     ReadLog,
+    /// Ours: tells of an invocation.
+    Explain,
     /// Ours: downloads a package.
     GetPackage,
 }
@@ -231,6 +233,7 @@ const ROUTES: &[Route] = &[
     offered("GET", "/tidegate/v1/functions/{name}/settings", "GetSettings", Operation::GetSettings),
     offered("PUT", "/tidegate/v1/functions/{name}/settings", "PutSettings", Operation::PutSettings),
     offered("GET", "/tidegate/v1/functions/{name}/logs", "ReadLog", Operation::ReadLog),
+    offered("GET", "/tidegate/v1/explain/{request_id}", "Explain", Operation::Explain),
     offered("GET", "/tidegate/v1/packages/{digest}", "GetPackage", Operation::GetPackage),
 ];
 

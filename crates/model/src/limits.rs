@@ -65,6 +65,9 @@ pub struct Limits {
     pub queue_length_max: u32,
     /// Invocations of all functions that wait for concurrency, ours; beyond it they are throttled.
     pub queued: usize,
+    /// The newest invocations of which `tidegate explain` can tell, ours: so many of those with something to tell, and
+    /// about so many of the others; 0 keeps none.
+    pub explained: usize,
     /// Idle time before an instance is stopped, ours.
     pub idle_ms: u64,
     /// Idle time before an instance is frozen and uses no CPU time, ours; 0 means never.
@@ -127,6 +130,7 @@ impl Default for Limits {
             queue_ms_max: 60_000,
             queue_length_max: 1_000,
             queued: 10_000,
+            explained: 16_384,
             idle_ms: 300_000,
             freeze_after_ms: 1_000,
             drain_ms: 30_000,

@@ -1,5 +1,6 @@
 //! The spine of the synchronous path: every step is a named call, and every step's duration is in one record.
 
+use crate::journal::{End, Journal, Record, Steps};
 use crate::line::NoPermit;
 use crate::metrics::Metrics;
 use crate::permits::{Permit, Permits};
@@ -13,7 +14,7 @@ use scheduler::queueing::NotQueued;
 use scheduler::routing::{NoRoute, route};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 /// One synchronous invocation as the gateway read it.
 #[derive(Debug)]
@@ -65,20 +66,14 @@ pub struct Handle {
     metrics: Metrics,
     worker: Worker,
     draining: Arc<AtomicBool>,
-}
-
-/// Durations of one invocation's steps, microseconds; one field per step of [`Handle::invoke`].
-#[derive(Debug, Default)]
-struct Trace {
-    route_us: u64,
-    admit_us: u64,
-    worker_us: u64,
+    journal: Arc<Journal>,
 }
 
 impl Handle {
     /// Builds the router; it has no task of its own.
     pub fn new(config: Config) -> Handle {
         Handle {
+            journal: Arc::new(Journal::new(config.limits.explained)),
             permits: Permits::new(config.limits, config.shares, config.snapshot.clone()),
             metrics: Metrics::default(),
             snapshot: config.snapshot,
@@ -94,30 +89,54 @@ impl Handle {
 
     /// Carries one invocation from request to answer.
     pub async fn invoke(&self, request: Request) -> Result<(Completed, Version), Error> {
-        let mut trace = Trace::default();
+        let mut steps = Steps::default();
         let mut step = Instant::now();
+        let at_ms = now_ms();
 
         let draw = fastrand::f64();
         let mut spec = self.route(&request.name, request.qualifier.as_ref(), draw)?;
-        trace.route_us = lap(&mut step);
+        steps.route_us = lap(&mut step);
 
-        let permit = self.admit(&request.name).await?;
-        trace.admit_us = lap(&mut step);
+        let permit = self.admit(&request.name, &mut steps).await;
+        steps.admit_us = lap(&mut step);
 
-        let mut answer = (self.worker)(invocation(&request, spec.clone()), permit).await;
+        let result = match permit {
+            Ok(permit) => self.run(&request, draw, &mut spec, permit, &mut steps).await,
+            Err(error) => Err(error),
+        };
+        steps.worker_us = lap(&mut step);
+
+        tracing::debug!(id = %request.id, ?steps, "invocation carried");
+        let version = spec.version;
+        self.journal.write(Record { id: request.id, spec, at_ms, steps, end: End::of(&result) });
+        result.map(|completed| (completed, version))
+    }
+
+    /// Hands an invocation to the worker and brings its answer back. `spec` becomes what has run.
+    async fn run(
+        &self,
+        request: &Request,
+        draw: f64,
+        spec: &mut Arc<Spec>,
+        permit: Permit,
+        steps: &mut Steps,
+    ) -> Result<Completed, Error> {
+        let mut answer = (self.worker)(invocation(request, spec.clone(), steps), permit).await;
         for _ in 0..REROUTES_MAX {
             // The version was replaced between the look at the snapshot and the worker: look again.
             if answer.as_ref().err() != Some(&Refusal::Draining) || self.is_draining() {
                 break;
             }
-            spec = self.route(&request.name, request.qualifier.as_ref(), draw)?;
-            let permit = self.admit(&request.name).await?;
-            answer = (self.worker)(invocation(&request, spec.clone()), permit).await;
+            *spec = self.route(&request.name, request.qualifier.as_ref(), draw)?;
+            let permit = self.admit(&request.name, steps).await?;
+            answer = (self.worker)(invocation(request, spec.clone(), steps), permit).await;
         }
-        trace.worker_us = lap(&mut step);
+        answer.map_err(|refusal| self.refused(refusal))
+    }
 
-        tracing::debug!(id = %request.id, ?trace, "invocation carried");
-        answer.map(|completed| (completed, spec.version)).map_err(|refusal| self.refused(refusal))
+    /// What has become of an invocation, if it is one of the newest.
+    pub fn explain(&self, id: &str) -> Option<Record> {
+        self.journal.find(id)
     }
 
     /// Finds what a reference runs, without running it. An alias of two versions leads to either, by its weights.
@@ -156,7 +175,7 @@ impl Handle {
     }
 
     /// Takes a permit, or waits for one if the function is configured so.
-    async fn admit(&self, name: &FunctionName) -> Result<Permit, Error> {
+    async fn admit(&self, name: &FunctionName, steps: &mut Steps) -> Result<Permit, Error> {
         if self.is_draining() {
             return Err(Error::Draining);
         }
@@ -169,6 +188,7 @@ impl Handle {
             None => return Err(self.throttled(reason, Cause::of(reason))),
             Some(waited) => waited,
         };
+        steps.queued_us += begun.elapsed().as_micros() as u64;
         self.metrics.waited(begun.elapsed(), waited.is_ok());
         waited.map_err(|why| match why {
             NoPermit::NotQueued(NotQueued::Full) => self.throttled(reason, Cause::QueueFull),
@@ -193,7 +213,7 @@ impl Handle {
     }
 }
 
-fn invocation(request: &Request, spec: Arc<Spec>) -> Invocation {
+fn invocation(request: &Request, spec: Arc<Spec>, steps: &Steps) -> Invocation {
     let invoked_arn = match &request.qualifier {
         Some(qualifier) => spec.arn.with(qualifier.clone()).to_string(),
         None => spec.arn.to_string(),
@@ -205,7 +225,7 @@ fn invocation(request: &Request, spec: Arc<Spec>) -> Invocation {
         payload: request.payload.clone(),
         client_context: request.client_context.clone(),
         trace_id: request.trace_id.clone(),
-        queued_us: 0,
+        queued_us: steps.queued_us,
     }
 }
 
@@ -215,6 +235,10 @@ const RETRY_AFTER_S: u32 = 1;
 /// What the API calls a lack of instances.
 const ACCOUNT: ThrottleReason = ThrottleReason::ConcurrentInvocationLimitExceeded;
 
+fn now_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+}
+
 fn lap(since: &mut Instant) -> u64 {
     let now = Instant::now();
     let lap = now.duration_since(*since);
@@ -223,7 +247,7 @@ fn lap(since: &mut Instant) -> u64 {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use arc_swap::ArcSwap;
     use model::function::{Generation, Network};
@@ -237,7 +261,7 @@ mod tests {
         FunctionName::parse("f").unwrap()
     }
 
-    fn snapshot(generation: u64) -> Arc<Snapshot> {
+    pub(crate) fn snapshot(generation: u64) -> Arc<Snapshot> {
         let arn = FunctionArn {
             region: Region::parse("us-east-1").unwrap(),
             account: AccountId::parse("000000000000").unwrap(),
@@ -296,7 +320,7 @@ mod tests {
     }
 
     fn configured(snapshot: Arc<ArcSwap<Snapshot>>, worker: Worker) -> Handle {
-        let limits = crate::Limits { concurrent_executions: 1, queued: 8 };
+        let limits = crate::Limits { concurrent_executions: 1, queued: 8, explained: 8 };
         Handle::new(Config { snapshot, shares: Arc::default(), limits, worker })
     }
 

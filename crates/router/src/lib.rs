@@ -13,6 +13,8 @@ mod line;
 
 mod metrics;
 
+pub mod journal;
+
 pub use invoke::{Error, Handle, Request};
 pub use permits::Permit;
 pub use scheduler::admission::{Cause, Throttle};
@@ -42,12 +44,18 @@ pub struct Limits {
     pub concurrent_executions: u32,
     /// Invocations of all functions that wait for concurrency.
     pub queued: usize,
+    /// Invocations of either kind that are kept in the journal.
+    pub explained: usize,
 }
 
 impl Limits {
     /// The router's share of all limits.
     pub fn of(limits: &model::Limits) -> Limits {
-        Limits { concurrent_executions: limits.concurrent_executions, queued: limits.queued }
+        Limits {
+            concurrent_executions: limits.concurrent_executions,
+            queued: limits.queued,
+            explained: limits.explained,
+        }
     }
 }
 

@@ -164,7 +164,7 @@ mod tests {
         /// The account's concurrency, and of each function what it reserves, how long its queue is and how patient.
         fn new(concurrent_executions: u32, functions: &[(&str, Option<u32>, u32, u32)]) -> Bench {
             let shares = Arc::<ArcSwap<Shares>>::default();
-            let limits = Limits { concurrent_executions, queued: 100 };
+            let limits = Limits { concurrent_executions, queued: 100, explained: 0 };
             let bench = Bench { permits: Permits::new(limits, shares.clone(), Arc::default()), shares };
             for (function, reserved, length, wait_ms) in functions {
                 bench.share(function, *reserved, Queue { wait_ms: *wait_ms, length: *length });

@@ -173,7 +173,7 @@ mod tests {
     impl Bench {
         fn new(account_max: u32) -> Bench {
             let shares = Arc::<ArcSwap<Shares>>::default();
-            let limits = Limits { concurrent_executions: account_max, queued: 3 };
+            let limits = Limits { concurrent_executions: account_max, queued: 3, explained: 0 };
             Bench { permits: Permits::new(limits, shares.clone(), Arc::default()), shares }
         }
 

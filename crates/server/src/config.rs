@@ -155,6 +155,7 @@ fn limits(mut section: Section<'_>, limits: &mut Limits) {
         queue_ms_max: 0..=MAX,
         queue_length_max: 0..=1_000_000,
         queued: 0..=1_000_000,
+        explained: 0..=10_000_000,
         idle_ms: 1..=MAX,
         freeze_after_ms: 0..=MAX,
         drain_ms: 0..=MAX,
@@ -413,7 +414,7 @@ mod tests {
         // Each limit has a bound below which nothing works, unless none of it is a sensible wish.
         let none = "log_tail_bytes log_files drain_ms environment_bytes client_context_bytes tags instances_memory_mb \
                     inactive_after_days unreserved_concurrency_min \
-                    queue_ms_max queue_length_max queued freeze_after_ms";
+                    queue_ms_max queue_length_max queued explained freeze_after_ms";
         let shown = format!("{:?}", Limits::default());
         let fields = shown.trim_start_matches("Limits { ").trim_end_matches(" }").split(", ");
         for field in fields.map(|field| field.split(':').next().unwrap()) {

@@ -7,6 +7,7 @@ use api::launcher::{Grade, Hello};
 use arc_swap::ArcSwap;
 use model::function::Generation;
 use model::{Shares, Snapshot};
+use prometheus_client::registry::Registry;
 use std::collections::HashSet;
 use std::io::IsTerminal;
 use std::net::TcpListener;
@@ -95,11 +96,14 @@ async fn serve(settings: Settings, listener: TcpListener, launcher: OwnedFd, dat
     let router = router(&limits, &snapshot, &shares, &worker);
     let config = control_config(&settings, &store, (snapshot, shares), &router, &worker);
     let (control_service, control) = control::Service::new(config)?;
+    let mut metrics = Registry::default();
+    router.register(&mut metrics);
+    worker.register(&mut metrics);
     drop(worker);
 
     let (stop, stopping) = watch::channel(false);
     let control_ended = tokio::spawn(control_service.run(stopped(stopping.clone())));
-    let config = gateway_config(&settings, key, router.clone(), control);
+    let config = gateway_config(&settings, key, router.clone(), control, metrics);
     let (gateway_service, gateway) = gateway::Service::new(config);
     listener.set_nonblocking(true).map_err(Error::Listener)?;
     let listener = tokio::net::TcpListener::from_std(listener).map_err(Error::Listener)?;
@@ -173,6 +177,7 @@ fn gateway_config(
     key: AccessKey,
     router: router::Handle,
     control: control::Handle,
+    registry: Registry,
 ) -> gateway::Config {
     let key = gateway::auth::Key {
         access_key_id: key.access_key_id,
@@ -186,8 +191,6 @@ fn gateway_config(
         true => gateway::Auth::Required(gateway::auth::Keys(keys)),
         false => gateway::Auth::Open { public: settings.open_to_all },
     };
-    let mut registry = prometheus_client::registry::Registry::default();
-    router.register(&mut registry);
     gateway::Config {
         limits: settings.file.limits.clone(),
         auth,

@@ -25,6 +25,11 @@ const WAIT_SLACK: Duration = Duration::from_secs(10);
 const DEAD_INSTANCES_MAX: u32 = 3;
 
 impl Handle {
+    /// Shows the worker's metrics in `registry`.
+    pub fn register(&self, registry: &mut prometheus_client::registry::Registry) {
+        self.shared.metrics.register(registry);
+    }
+
     /// Runs an invocation to its answer. A caller that goes away while waiting gives up its place; once the guest has
     /// the invocation it runs to its end, as on Lambda. `held` is dropped when the invocation has ended, whoever waits.
     pub async fn invoke(&self, invocation: Invocation, held: Held) -> Result<Completed, Refusal> {
@@ -138,6 +143,7 @@ impl Run {
         let init_us = first.then_some(on.init_us);
         let memory_used_mb = on.memory.peak_mb_after(duration, now_ms(), &on.exit);
         let (duration_us, met) = (duration.as_micros() as u64, told::met(why, slot.pool_id, on));
+        slot.shared.metrics.met(&met);
         let report = Report { duration_us, queue_us, init_us, memory_used_mb, met, ended: None };
         let completed = complete(&slot.shared, &invocation, &on.log, result, report);
         // Given back first: whoever has the answer may send the next invocation at once.

@@ -13,6 +13,7 @@ mod invoke;
 mod launches;
 mod link;
 mod logs;
+mod metrics;
 mod outcomes;
 mod provision;
 mod runtime_api;

@@ -3,6 +3,7 @@
 use crate::budget::Budget;
 use crate::guest::{Exit, Instance};
 use crate::launches::Launches;
+use crate::metrics::Metrics;
 use crate::versions::Versioned;
 use api::launcher::{Event, Hello, Interpreter, Request};
 use arc_swap::ArcSwap;
@@ -81,6 +82,7 @@ pub(crate) struct Shared {
     pub budget: Budget,
     pub versions: ArcSwap<HashMap<Generation, Arc<Versioned>>>,
     pub launches: Launches,
+    pub metrics: Metrics,
     /// The right to read large bodies from guests.
     pub large_bodies: Arc<Semaphore>,
     /// What the launcher has found; managed runtimes start only after it has looked.
@@ -114,6 +116,7 @@ impl Service {
             logs: config.logs,
             versions: ArcSwap::default(),
             launches: Launches::new(sender),
+            metrics: Metrics::default(),
             large_bodies: crate::runtime_api::large_bodies(),
             interpreters: interpreters_seen.clone(),
             starting: Mutex::default(),

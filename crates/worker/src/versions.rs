@@ -218,6 +218,7 @@ impl Versioned {
         match action {
             Action::Start { instance, reason } => {
                 tracing::debug!(function = %self.spec.name(), instance, ?reason, "start");
+                shared.metrics.started(reason);
                 tokio::spawn(start(shared.clone(), self.clone(), instance));
             }
             Action::Dispatch { waiter, instance, why } => {
@@ -232,6 +233,7 @@ impl Versioned {
             }
             Action::Stop { instance, reason } => {
                 tracing::debug!(function = %self.spec.name(), instance, ?reason, "stop");
+                shared.metrics.stopped(reason);
                 match state.instances.get(&instance) {
                     Some(on) => shared.stop(on),
                     None => shared.call_off(instance),
