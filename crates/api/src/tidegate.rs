@@ -100,3 +100,72 @@ pub struct LogLine {
     /// The text without its line end.
     pub text: String,
 }
+
+/// `GET|PUT /tidegate/v1/functions/{name}/scaling?Qualifier=`: what changes the provisioned concurrency of a version or
+/// an alias by itself.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Scaling {
+    /// Never less than this; 0 unless given.
+    #[serde(default)]
+    pub min: u32,
+    /// Never more than this.
+    pub max: u32,
+    /// The share of provisioned instances that is to be in use, more than 0, at most 1. Left out: the use is not followed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub utilisation: Option<f64>,
+    /// Less is kept only after less was needed for so long, seconds; 300 unless given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cool_down_s: Option<u32>,
+    /// Times in which more than `min` is kept.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub windows: Vec<ScalingWindow>,
+    /// How it stands; in answers only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub now: Option<ScalingNow>,
+}
+
+/// A time that comes again and again, in which at least `count` is kept.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ScalingWindow {
+    /// When it opens: minute, hour, day of the month, month, weekday.
+    pub cron: String,
+    /// By which clock: an IANA name such as `Europe/Berlin`; `UTC` unless given.
+    #[serde(default = "utc")]
+    pub time_zone: String,
+    /// How long it stays open, seconds.
+    pub duration_s: u32,
+    /// What is kept.
+    pub count: u32,
+}
+
+fn utc() -> String {
+    "UTC".to_owned()
+}
+
+/// How scaling stands.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ScalingNow {
+    /// The least that is kept now, open windows included.
+    pub min: u32,
+    /// What is provisioned.
+    pub provisioned: u32,
+    /// Of that, in use.
+    pub in_use: u32,
+    /// Why it is so much: `bounds`, `busy`, `calm` or `steady`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub because: Option<String>,
+    /// Why the newest change was refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused: Option<String>,
+}
+
+/// `POST /tidegate/v1/functions/{name}/warm-up?Qualifier=`, and its answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WarmUp {
+    /// So many invocations shall find an initialised instance, from 1.
+    #[serde(alias = "Count")]
+    pub count: u32,
+}

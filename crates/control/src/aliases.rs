@@ -147,7 +147,7 @@ async fn delete(shared: Arc<Shared>, function: FunctionName, name: String) -> Re
     shared.read(&function).await?;
     let (of, wanted) = (function.clone(), name.clone());
     shared.on_disk(move |store| store.registry().delete_alias(&of, &wanted)).await?;
-    shared.forget_provisioned(&function, Some(&name));
+    shared.forget_configured(&function, Some(&name));
     shared.hide_alias(&function, &name);
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! Why a management operation was refused or failed, by cause. What the public sees of it is decided in
 //! `gateway/src/errors.rs` alone.
 
+use crate::windows::WindowFault;
 use model::{Digest, FunctionName};
 use scheduler::provisioned::NotProvisioned;
 use store::PackageError;
@@ -67,6 +68,9 @@ pub enum Error {
     /// So much cannot be provisioned.
     #[error("the provisioned concurrency is refused: {0:?}")]
     NotProvisioned(NotProvisioned),
+    /// A window of a scaling cannot be.
+    #[error("a window is refused")]
+    Window(#[source] WindowFault),
     /// The alias points to a version that has provisioned concurrency itself.
     #[error("the alias points to a version that has provisioned concurrency")]
     OnProvisionedVersion,

@@ -177,7 +177,7 @@ async fn delete(shared: Arc<Shared>, name: FunctionName) -> Result<(), Error> {
     if !existed {
         return Err(Error::NotFound { name });
     }
-    shared.forget_provisioned(&name, None);
+    shared.forget_configured(&name, None);
     shared.hide(&name);
     shared.forget_earlier(&name).await;
     shared.change_log(&name, store::Logs::close).await;

@@ -15,6 +15,10 @@ mod aliases;
 
 mod provisioned;
 
+mod scaling;
+
+mod windows;
+
 mod transitions;
 
 mod snapshot;
@@ -34,8 +38,10 @@ pub use error::{Error, WeightFault};
 pub use functions::{Account, NewFunction};
 pub use packages::CodeSource;
 pub use provisioned::{Counted, Counts, Provision, ProvisionedNow, WarmUp};
+pub use scaling::ScalingNow;
+pub use windows::WindowFault;
 // What callers meet of `scheduler`, which they do not depend on.
-pub use scheduler::provisioned::{NotProvisioned, Status};
+pub use scheduler::provisioned::{Because, NotProvisioned, Status};
 // What callers meet of `store`, which they do not depend on.
 pub use store::remote::{RemoteError, S3Config};
 pub use store::{Cursor, PackageError, StoredZip};
@@ -116,6 +122,7 @@ struct Shared {
     settling: std::sync::Mutex<BTreeSet<(FunctionName, String)>>,
     unused: std::sync::Mutex<collect::Unused>,
     book: std::sync::Mutex<provisioned::Book>,
+    scalings: std::sync::Mutex<scaling::Scalings>,
     collect_soon: Notify,
 }
 
@@ -143,35 +150,43 @@ impl Service {
             settling: std::sync::Mutex::default(),
             unused: std::sync::Mutex::default(),
             book: std::sync::Mutex::default(),
+            scalings: std::sync::Mutex::default(),
             collect_soon: Notify::new(),
         });
         shared.load_shares()?;
         shared.load_snapshot()?;
         shared.load_provisioned()?;
+        shared.load_scaling()?;
         Ok((Service { shared: shared.clone() }, Handle { shared }))
     }
 
     /// Runs until `shutdown` is ready. Transitions under way may be cut off; the next start completes them.
     pub async fn run(self, shutdown: impl Future<Output = ()>) {
-        let shared = self.shared;
-        tokio::pin!(shutdown);
-        shared.forget_grace();
-        shared.provision_all();
-        let mut resumed: Option<Instant> = None;
-        loop {
-            if resumed.is_none_or(|at| at.elapsed() >= ROUND) {
-                resumed = Some(Instant::now());
-                shared.resume().await;
-            }
-            shared.collect().await;
-            shared.sweep_logs().await;
-            shared.retire_idle().await;
-            let pause = if shared.has_unused() { collect::GRACE } else { ROUND };
-            tokio::select! {
-                () = &mut shutdown => return,
-                () = tokio::time::sleep(pause) => {}
-                () = shared.collect_soon.notified() => {}
-            }
+        self.shared.forget_grace();
+        self.shared.provision_all();
+        tokio::select! {
+            () = shutdown => {}
+            () = rounds(self.shared.clone()) => {}
+            () = scaling::rounds(self.shared) => {}
+        }
+    }
+}
+
+/// Tidies again and again, without end.
+async fn rounds(shared: Arc<Shared>) {
+    let mut resumed: Option<Instant> = None;
+    loop {
+        if resumed.is_none_or(|at| at.elapsed() >= ROUND) {
+            resumed = Some(Instant::now());
+            shared.resume().await;
+        }
+        shared.collect().await;
+        shared.sweep_logs().await;
+        shared.retire_idle().await;
+        let pause = if shared.has_unused() { collect::GRACE } else { ROUND };
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = shared.collect_soon.notified() => {}
         }
     }
 }

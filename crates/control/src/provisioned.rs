@@ -178,7 +178,7 @@ impl Shared {
     }
 
     /// Checks that a qualifier leads to a version or an alias that exists.
-    async fn qualified(&self, name: &FunctionName, qualifier: &Qualifier) -> Result<(), Error> {
+    pub(crate) async fn qualified(&self, name: &FunctionName, qualifier: &Qualifier) -> Result<(), Error> {
         match qualifier {
             Qualifier::Version(Version::Latest) => self.read(name).await.map(|_| ()),
             Qualifier::Version(Version::Number(number)) => self.read_version(name, *number).await.map(|_| ()),
@@ -339,6 +339,21 @@ impl Shared {
             Trouble::Failed(_) | Trouble::Refused(_) => text,
         });
         ProvisionedNow { record, allocated, status, reason }
+    }
+
+    /// What is in use of the provisioned instances that a version or an alias leads to.
+    pub(crate) fn in_use_of(&self, name: &FunctionName, qualifier: &str) -> u32 {
+        let record = self.book().wanted.get(name).and_then(|all| all.get(qualifier)).cloned();
+        let snapshot = self.config.snapshot.load();
+        let (Some(record), Some(targets)) = (record, snapshot.functions.get(name)) else { return 0 };
+        let mut in_use = 0u32;
+        for (number, _) in by_version(targets, std::iter::once(&record)) {
+            if let Some(Target::Ready(spec)) = targets.versions.get(&number) {
+                let counts = (self.config.provisioned)(spec.generation).unwrap_or_default();
+                in_use = in_use.saturating_add(counts.in_use.saturating_mul(spec.instance_concurrency));
+            }
+        }
+        in_use
     }
 }
 

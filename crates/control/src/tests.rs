@@ -10,6 +10,7 @@ use store::Expect;
 use tempfile::TempDir;
 
 mod provisioned;
+mod scaling;
 mod versions;
 
 /// A zip of one executable `bootstrap`.

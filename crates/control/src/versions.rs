@@ -167,7 +167,7 @@ async fn delete(shared: Arc<Shared>, name: FunctionName, number: u64) -> Result<
     }
     let wanted = name.clone();
     shared.on_disk(move |store| store.registry().delete_version(&wanted, number)).await?;
-    shared.forget_provisioned(&name, Some(&number.to_string()));
+    shared.forget_configured(&name, Some(&number.to_string()));
     shared.hide_version(&name, number);
     shared.collect_soon.notify_one();
     Ok(())

@@ -176,6 +176,12 @@ impl From<AuthError> for Refusal {
     }
 }
 
+/// AWS's words for provisioned concurrency on an alias and on its version.
+const ON_PROVISIONED_VERSION: &str =
+    "Alias can't be used for Provisioned Concurrency configuration on an already Provisioned version";
+/// See above.
+const UNDER_PROVISIONED_ALIAS: &str = "Version is pointed by a Provisioned Concurrency alias";
+
 /// A management operation's failure; `arn` is the function it was about, qualified as the caller qualified it.
 pub fn from_control(error: control::Error, arn: &FunctionArn) -> Refusal {
     use control::Error as E;
@@ -215,13 +221,9 @@ pub fn from_control(error: control::Error, arn: &FunctionArn) -> Refusal {
             "No Provisioned Concurrency Config found for this function",
         ),
         E::NotProvisioned(refused) => from_provisioning(refused),
-        E::OnProvisionedVersion => Refusal::new(
-            Exception::ResourceConflict,
-            "Alias can't be used for Provisioned Concurrency configuration on an already Provisioned version",
-        ),
-        E::UnderProvisionedAlias => {
-            Refusal::new(Exception::ResourceConflict, "Version is pointed by a Provisioned Concurrency alias")
-        }
+        E::OnProvisionedVersion => Refusal::new(Exception::ResourceConflict, ON_PROVISIONED_VERSION),
+        E::UnderProvisionedAlias => Refusal::new(Exception::ResourceConflict, UNDER_PROVISIONED_ALIAS),
+        E::Window(fault) => Refusal::invalid(fault.to_string()),
         E::TooManyTags { .. } => Refusal::invalid("Number of tags exceeds resource tag limit."),
         E::UnreservedBelowMinimum { minimum } => Refusal::untyped(format!(
             "Specified ReservedConcurrentExecutions for function decreases account's UnreservedConcurrentExecution below \

@@ -34,6 +34,8 @@ mod aliases;
 
 mod provisioned;
 
+mod scaling;
+
 mod paging;
 
 mod view;

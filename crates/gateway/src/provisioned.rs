@@ -59,10 +59,11 @@ pub async fn list(gateway: &Gateway, call: Call) -> Result<Answer, Refusal> {
     Answer::of(200, &ListProvisionedConcurrency { next_marker, provisioned_concurrency_configs })
 }
 
-const UNPUBLISHED: &str = "The function resource provided must be an alias or a published version.";
+/// AWS's words for `$LATEST` where only versions and aliases will do.
+pub const UNPUBLISHED: &str = "The function resource provided must be an alias or a published version.";
 
 /// The function and its qualifier, which must be there; `unpublished` refuses `$LATEST`.
-fn named(gateway: &Gateway, call: &Call, unpublished: &str) -> Result<(Named, Qualifier), Refusal> {
+pub fn named(gateway: &Gateway, call: &Call, unpublished: &str) -> Result<(Named, Qualifier), Refusal> {
     let given = call.query.get("Qualifier");
     let named = gateway.place.function(call.operation, Kind::Plain, call.parameter(0), given)?;
     match named.qualifier.clone() {
@@ -93,7 +94,7 @@ fn wanted(body: &[u8]) -> Result<u32, Refusal> {
 }
 
 /// Recorded so: of a function that is not there it is the alias or the version that is missed.
-fn refused(gateway: &Gateway, named: &Named, error: control::Error) -> Refusal {
+pub fn refused(gateway: &Gateway, named: &Named, error: control::Error) -> Refusal {
     let arn = gateway.place.arn(&named.name, named.qualifier.as_ref());
     match (error, &named.qualifier) {
         (control::Error::NotFound { .. }, Some(Qualifier::Alias(_))) => alias_not_found(&arn),

@@ -8,8 +8,8 @@ use crate::query::Query;
 use crate::routes::{self, Match, Operation};
 use crate::validation::references::Place;
 use crate::{
-    Auth, account, aliases, browsers, concurrency, explain, functions, ids, invoke, own_api, provisioned, settings,
-    tags, versions,
+    Auth, account, aliases, browsers, concurrency, explain, functions, ids, invoke, own_api, provisioned, scaling,
+    settings, tags, versions,
 };
 use bytes::Bytes;
 use hyper::body::{Body, Incoming};
@@ -305,6 +305,10 @@ impl Gateway {
             | Operation::Invoke
             | Operation::GetSettings
             | Operation::PutSettings
+            | Operation::GetScaling
+            | Operation::PutScaling
+            | Operation::DeleteScaling
+            | Operation::WarmUp
             | Operation::ReadLog
             | Operation::Explain
             | Operation::GetPackage => self.limits.request_payload_bytes,
@@ -389,6 +393,10 @@ impl Gateway {
             Operation::DeleteFunctionConcurrency => concurrency::delete(self, call).await,
             Operation::GetSettings => settings::get(self, call).await,
             Operation::PutSettings => settings::put(self, call).await,
+            Operation::GetScaling => scaling::get(self, call).await,
+            Operation::PutScaling => scaling::put(self, call).await,
+            Operation::DeleteScaling => scaling::delete(self, call).await,
+            Operation::WarmUp => scaling::warm_up(self, call).await,
             Operation::ReadLog => own_api::read_log(self, call).await,
             Operation::Explain => explain::explain(self, call).await,
             Operation::GetPackage => own_api::get_package(self, call).await,

@@ -65,6 +65,14 @@ pub enum Operation {
     GetSettings,
     /// Ours: changes a function's own settings.
     PutSettings,
+    /// Ours: reads what scales provisioned concurrency.
+    GetScaling,
+    /// Ours: sets it.
+    PutScaling,
+    /// Ours: ends it.
+    DeleteScaling,
+    /// Ours: starts instances ahead of invocations.
+    WarmUp,
     /// Ours: reads a function's log.
     ReadLog,
     /// Ours: tells of an invocation.
@@ -232,6 +240,10 @@ const ROUTES: &[Route] = &[
     // Tidegate's own
     offered("GET", "/tidegate/v1/functions/{name}/settings", "GetSettings", Operation::GetSettings),
     offered("PUT", "/tidegate/v1/functions/{name}/settings", "PutSettings", Operation::PutSettings),
+    offered("GET", "/tidegate/v1/functions/{name}/scaling", "GetScaling", Operation::GetScaling),
+    offered("PUT", "/tidegate/v1/functions/{name}/scaling", "PutScaling", Operation::PutScaling),
+    offered("DELETE", "/tidegate/v1/functions/{name}/scaling", "DeleteScaling", Operation::DeleteScaling),
+    offered("POST", "/tidegate/v1/functions/{name}/warm-up", "WarmUp", Operation::WarmUp),
     offered("GET", "/tidegate/v1/functions/{name}/logs", "ReadLog", Operation::ReadLog),
     offered("GET", "/tidegate/v1/explain/{request_id}", "Explain", Operation::Explain),
     offered("GET", "/tidegate/v1/packages/{digest}", "GetPackage", Operation::GetPackage),

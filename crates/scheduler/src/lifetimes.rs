@@ -17,6 +17,30 @@ pub struct InitLimits {
     pub timeout_ms: u64,
 }
 
+/// Why an instance is initialised.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Initialization {
+    /// For an invocation, or ahead of one.
+    OnDemand,
+    /// For provisioned concurrency.
+    Provisioned,
+}
+
+/// The least time that Init of a provisioned instance has.
+pub const PROVISIONED_INIT_MS: u64 = 130_000;
+
+impl InitLimits {
+    /// The limits for what is initialised: nobody waits for a provisioned instance, so that it has 130 s, or the
+    /// function's timeout if that is longer; for all others `init_ms` counts.
+    pub fn of(initialization: Initialization, init_ms: u64, timeout_ms: u64) -> InitLimits {
+        let init_ms = match initialization {
+            Initialization::OnDemand => init_ms,
+            Initialization::Provisioned => PROVISIONED_INIT_MS.max(timeout_ms),
+        };
+        InitLimits { init_ms, timeout_ms }
+    }
+}
+
 /// What follows a failed Init.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AfterFailedInit {
@@ -73,5 +97,17 @@ mod tests {
             assert_eq!(after_failed_init(attempt, somebody_waits, limits), want, "{attempt} {somebody_waits}");
         }
         assert_eq!((init_limit_ms(1, limits), init_limit_ms(2, limits)), (10_000, 3_000));
+    }
+
+    #[test]
+    fn provisioned_instances_have_more_time() {
+        for (initialization, timeout_ms, want) in [
+            (Initialization::OnDemand, 900_000, 10_000),
+            (Initialization::Provisioned, 3_000, 130_000),
+            (Initialization::Provisioned, 900_000, 900_000),
+        ] {
+            let limits = InitLimits::of(initialization, 10_000, timeout_ms);
+            assert_eq!((init_limit_ms(1, limits), limits.timeout_ms), (want, timeout_ms), "{initialization:?}");
+        }
     }
 }

@@ -2,6 +2,7 @@
 //! roles yet, and the server's own key must never reach one.
 
 use model::{RuntimeFamily, Spec};
+use scheduler::lifetimes::Initialization;
 
 /// What an instance's environment depends on besides its function.
 pub struct Surroundings<'a> {
@@ -9,6 +10,8 @@ pub struct Surroundings<'a> {
     pub region: &'a str,
     /// The instance's log stream.
     pub log_stream: &'a str,
+    /// Why it is initialised.
+    pub initialization: Initialization,
 }
 
 /// All variables, the user's own included; platform names win (the API refuses reserved ones anyway).
@@ -30,6 +33,14 @@ fn may_override(name: &str) -> bool {
     matches!(name, "PATH" | "LD_LIBRARY_PATH" | "NODE_PATH" | "PYTHONPATH" | "LANG" | "TZ" | "NODE_OPTIONS")
 }
 
+/// As Lambda spells it.
+fn initialization_type(initialization: Initialization) -> &'static str {
+    match initialization {
+        Initialization::OnDemand => "on-demand",
+        Initialization::Provisioned => "provisioned-concurrency",
+    }
+}
+
 fn platform(spec: &Spec, around: &Surroundings<'_>) -> Vec<(&'static str, String)> {
     let mut own = vec![
         ("_HANDLER", spec.handler.clone()),
@@ -38,7 +49,7 @@ fn platform(spec: &Spec, around: &Surroundings<'_>) -> Vec<(&'static str, String
         ("AWS_LAMBDA_FUNCTION_NAME", spec.name().to_string()),
         ("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", spec.memory_mb.to_string()),
         ("AWS_LAMBDA_FUNCTION_VERSION", spec.version.to_string()),
-        ("AWS_LAMBDA_INITIALIZATION_TYPE", "on-demand".to_owned()),
+        ("AWS_LAMBDA_INITIALIZATION_TYPE", initialization_type(around.initialization).to_owned()),
         ("AWS_LAMBDA_LOG_GROUP_NAME", spec.log_group.clone()),
         ("AWS_LAMBDA_LOG_STREAM_NAME", around.log_stream.to_owned()),
         ("AWS_LAMBDA_RUNTIME_API", "127.0.0.1:9001".to_owned()),
@@ -110,7 +121,7 @@ mod tests {
 
     #[test]
     fn user_variables_and_overrides() {
-        let around = Surroundings { region: "us-east-1", log_stream: "s" };
+        let around = Surroundings { region: "us-east-1", log_stream: "s", initialization: Initialization::OnDemand };
         let all = compose(&spec("python3.12", &[("A", "1"), ("PATH", "/x"), ("LAMBDA_TASK_ROOT", "/evil")]), &around);
         assert_eq!(value(&all, "A").as_deref(), Some("1"));
         assert_eq!(value(&all, "PATH").as_deref(), Some("/x"));
@@ -120,7 +131,7 @@ mod tests {
 
     #[test]
     fn no_execution_env_for_custom_runtimes_and_no_credentials() {
-        let around = Surroundings { region: "us-east-1", log_stream: "s" };
+        let around = Surroundings { region: "us-east-1", log_stream: "s", initialization: Initialization::OnDemand };
         let all = compose(&spec("provided.al2023", &[]), &around);
         assert_eq!(value(&all, "AWS_EXECUTION_ENV"), None);
         assert!(!all.iter().any(|(n, _)| n.contains("SECRET") || n.contains("ACCESS_KEY")));

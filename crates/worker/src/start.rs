@@ -15,7 +15,7 @@ use api::channel::Kind;
 use api::launcher::{Network, Program, STAGE_ENTRYPOINT, STAGE_FULL, Start};
 use model::{RuntimeFamily, Spec};
 use scheduler::instance::{Event as Move, State};
-use scheduler::lifetimes::{AfterFailedInit, InitLimits, after_failed_init, init_limit_ms};
+use scheduler::lifetimes::{AfterFailedInit, InitLimits, Initialization, after_failed_init, init_limit_ms};
 use scheduler::pool::{Event, Gone, InstanceId, Refusal};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -79,10 +79,10 @@ const LAUNCH_MAX: Duration = Duration::from_secs(20);
 const FRAME_SLACK_BYTES: usize = 65_536;
 
 /// Starts one instance for a pool and tells the pool what came of it.
-pub async fn start(shared: Arc<Shared>, version: Arc<Versioned>, pool_id: InstanceId) {
+pub async fn start(shared: Arc<Shared>, version: Arc<Versioned>, pool_id: InstanceId, initialization: Initialization) {
     let called_off = shared.starting(pool_id);
     let ended = tokio::select! {
-        ended = attempts_with_room(&shared, &version) => Some(ended),
+        ended = attempts_with_room(&shared, &version, initialization) => Some(ended),
         _ = called_off => None,
     };
     shared.start_over(pool_id);
@@ -110,14 +110,19 @@ enum NotStarted {
     Failed(Failure),
 }
 
-async fn attempts_with_room(shared: &Arc<Shared>, version: &Versioned) -> Result<Instance, NotStarted> {
+async fn attempts_with_room(
+    shared: &Arc<Shared>,
+    version: &Versioned,
+    initialization: Initialization,
+) -> Result<Instance, NotStarted> {
     let ordered = Instant::now();
     let (room, evicted) = shared.budget.take(shared, version.spec.memory_mb).await.map_err(NotStarted::NoRoom)?;
     // Each launch holds the room until the launcher says that its sandbox is gone.
-    let mut instance = attempts(shared, version, &Arc::new(room)).await.map_err(|failure| match failure {
-        Failure::Full => NotStarted::NoRoom(Refusal::Instances),
-        failure => NotStarted::Failed(failure),
-    })?;
+    let mut instance =
+        attempts(shared, version, initialization, &Arc::new(room)).await.map_err(|failure| match failure {
+            Failure::Full => NotStarted::NoRoom(Refusal::Instances),
+            failure => NotStarted::Failed(failure),
+        })?;
     instance.sandbox_us = (ordered.elapsed().as_micros() as u64).saturating_sub(instance.init_us);
     instance.evicted = evicted;
     Ok(instance)
@@ -132,12 +137,18 @@ async fn watch(shared: Arc<Shared>, version: Arc<Versioned>, pool_id: InstanceId
     shared.forget_if_over(&version);
 }
 
-async fn attempts(shared: &Arc<Shared>, version: &Versioned, room: &Arc<Room>) -> Result<Instance, Failure> {
-    let limits = InitLimits { init_ms: shared.limits.init_ms, timeout_ms: version.spec.timeout_ms };
+async fn attempts(
+    shared: &Arc<Shared>,
+    version: &Versioned,
+    initialization: Initialization,
+    room: &Arc<Room>,
+) -> Result<Instance, Failure> {
+    let limits = InitLimits::of(initialization, shared.limits.init_ms, version.spec.timeout_ms);
     let mut attempt = 1;
     let mut limit_ms = init_limit_ms(attempt, limits);
     loop {
-        let failure = match attempt_once(shared, &version.spec, Duration::from_millis(limit_ms), room).await {
+        let time = Duration::from_millis(limit_ms);
+        let failure = match attempt_once(shared, &version.spec, initialization, time, room).await {
             Ok(instance) => return Ok(instance),
             Err(failure) => failure,
         };
@@ -160,6 +171,7 @@ const INIT_FAILED_EXIT_WAIT: Duration = Duration::from_millis(500);
 async fn attempt_once(
     shared: &Arc<Shared>,
     spec: &Arc<Spec>,
+    initialization: Initialization,
     time: Duration,
     room: &Arc<Room>,
 ) -> Result<Instance, Failure> {
@@ -169,7 +181,7 @@ async fn attempt_once(
         searched.map_err(|_| platform("the launcher has not said which runtimes there are"))?.map_err(platform)?;
     }
     let parts = Parts::new(shared, spec).map_err(platform)?;
-    let launched = parts.launch(shared, spec, room.clone()).await?;
+    let launched = parts.launch(shared, spec, initialization, room.clone()).await?;
     let begun = Instant::now();
     let result = tokio::time::timeout(time, launched.init()).await;
     let init_us = begun.elapsed().as_micros() as u64;
@@ -215,9 +227,15 @@ impl Parts {
         Ok(Parts { channel, guest_log: writer.into(), log, log_stream })
     }
 
-    async fn launch(self, shared: &Arc<Shared>, spec: &Spec, room: Arc<Room>) -> Result<Launched, Failure> {
+    async fn launch(
+        self,
+        shared: &Arc<Shared>,
+        spec: &Spec,
+        initialization: Initialization,
+        room: Arc<Room>,
+    ) -> Result<Launched, Failure> {
         let (ours, theirs) = self.channel.unzip();
-        let start = request(shared, spec, &self.log_stream, ours.is_none());
+        let start = request(shared, spec, (initialization, &self.log_stream), ours.is_none());
         // The launcher's copies are the only other ends: their closing is how the guest's death shows.
         let files = [Some(self.guest_log), theirs].into_iter().flatten().collect();
         let (launch, answer) = shared.launches.launch(start, files, room);
@@ -259,8 +277,9 @@ fn listen(files: &mut Vec<OwnedFd>, shared: &Shared, spec: &Spec) -> std::io::Re
     Ok(Session::new(bytes_max, slots, shared.large_bodies.clone()).serve(listener))
 }
 
-fn request(shared: &Shared, spec: &Spec, log_stream: &str, runtime_api: bool) -> Start {
-    let around = Surroundings { region: &shared.region, log_stream };
+fn request(shared: &Shared, spec: &Spec, of: (Initialization, &str), runtime_api: bool) -> Start {
+    let (initialization, log_stream) = of;
+    let around = Surroundings { region: &shared.region, log_stream, initialization };
     let program = if runtime_api { Program::Bootstrap } else { Program::Managed { runtime: spec.runtime.clone() } };
     let network = match spec.network {
         model::function::Network::Nat => Network::Nat,

@@ -219,7 +219,7 @@ impl Versioned {
             Action::Start { instance, reason } => {
                 tracing::debug!(function = %self.spec.name(), instance, ?reason, "start");
                 shared.metrics.started(reason);
-                tokio::spawn(start(shared.clone(), self.clone(), instance));
+                tokio::spawn(start(shared.clone(), self.clone(), instance, reason.initialization()));
             }
             Action::Dispatch { waiter, instance, why } => {
                 let grant = match state.instances.get(&instance) {

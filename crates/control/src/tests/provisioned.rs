@@ -10,7 +10,7 @@ use scheduler::pool::{Gone, Trouble};
 pub struct Workers {
     orders: Arc<Lock<BTreeMap<String, u32>>>,
     warm: Arc<Lock<Vec<String>>>,
-    counts: Arc<Lock<BTreeMap<Generation, Counts>>>,
+    pub counts: Arc<Lock<BTreeMap<Generation, Counts>>>,
 }
 
 impl Workers {
@@ -36,7 +36,7 @@ impl Workers {
     }
 
     /// The orders so far, the newest of each version.
-    fn told(&self) -> String {
+    pub fn told(&self) -> String {
         let orders = self.orders.lock().unwrap();
         orders.iter().map(|(of, count)| format!("{of}={count}")).collect::<Vec<_>>().join(" ")
     }
@@ -51,7 +51,7 @@ fn alias(text: &str) -> Qualifier {
 }
 
 /// A function of versions 1, 2 and 3.
-async fn three(handle: &Handle, text: &str) {
+pub async fn three(handle: &Handle, text: &str) {
     handle.create_function(new(text, "provided")).await.unwrap();
     for timeout_s in 4..7 {
         settled(handle, text).await;

@@ -3,6 +3,7 @@
 
 use super::{InstanceId, WaiterId};
 use crate::keep_alive::Basis;
+use crate::lifetimes::Initialization;
 
 /// What happened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -192,6 +193,22 @@ pub enum StartReason {
     },
     /// For much longer than a service should take, none has ended; the waiters no longer count on freed slots.
     Silence,
+}
+
+impl StartReason {
+    /// Why the instance is initialised.
+    pub fn initialization(self) -> Initialization {
+        match self {
+            StartReason::Provisioned => Initialization::Provisioned,
+            StartReason::FromZero
+            | StartReason::AllBusy { .. }
+            | StartReason::Replacement
+            | StartReason::AfterRefusal
+            | StartReason::WarmUp
+            | StartReason::Sustained { .. }
+            | StartReason::Silence => Initialization::OnDemand,
+        }
+    }
 }
 
 impl StartReason {
