@@ -1,4 +1,4 @@
-//! The commands for users: `deploy`, `invoke`, `list`, `logs`, `explain`, `delete`.
+//! The commands for users: `deploy`, `invoke`, `list`, `logs`, `explain`, `scaling`, `warm-up`, `delete`.
 //!
 //! The wall: this crate knows the server only by its public API, and so proves that the API is enough.
 #![forbid(unsafe_code)]
@@ -12,7 +12,9 @@ mod explain;
 mod invoke;
 mod list;
 mod logs;
+mod scaling;
 mod screen;
+mod warm_up;
 
 pub use connection::Connection;
 
@@ -35,6 +37,10 @@ pub enum Command {
     Logs(logs::Logs),
     /// Tell why an invocation took as long as it did, or was refused
     Explain(explain::Explain),
+    /// Let provisioned concurrency change by itself
+    Scaling(scaling::Scaling),
+    /// Start instances ahead of invocations
+    WarmUp(warm_up::WarmUp),
     /// Delete a function
     Delete(delete::Delete),
 }
@@ -68,6 +74,8 @@ pub fn run(command: Command) -> ExitCode {
         Command::List(args) => with_client(&args.shared, |client| list::run(args, client, &screen)),
         Command::Logs(args) => with_client(&args.shared, |client| logs::run(args, client, &screen)),
         Command::Explain(args) => with_client(&args.shared, |client| explain::run(args, client, &screen)),
+        Command::Scaling(args) => with_client(args.shared(), |client| scaling::run(args, client, &screen)),
+        Command::WarmUp(args) => with_client(&args.shared, |client| warm_up::run(args, client, &screen)),
         Command::Delete(args) => with_client(&args.shared, |client| delete::run(args, client, &screen)),
     };
     match done {
