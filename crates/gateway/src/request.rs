@@ -3,7 +3,7 @@
 use crate::auth::{self, Keys, Mode};
 use crate::body::{self, ReadError};
 use crate::errors::{Exception, Refusal};
-use crate::metrics::{Answered, Asked, Metrics};
+use crate::metrics::{Asked, Metrics};
 use crate::query::Query;
 use crate::routes::{self, Match, Operation};
 use crate::validation::references::Place;
@@ -17,6 +17,7 @@ use hyper::header::{CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue, RETR
 use hyper::http::request::Parts;
 use hyper::{Request, Response, StatusCode};
 use model::Limits;
+use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use sha2::{Digest, Sha256};
 use std::future::{Future, poll_fn};
@@ -183,8 +184,7 @@ impl Gateway {
         });
         let response = respond(result, &id);
         let status = response.status().as_u16();
-        self.metrics.requests.get_or_create(&Answered { operation, status }).inc();
-        self.metrics.duration_seconds.get_or_create(&Asked { operation }).observe(started.elapsed().as_secs_f64());
+        self.metrics.answered(operation, status, started.elapsed());
         tracing::debug!(%id, operation, status, %peer, "request answered");
         response
     }
@@ -500,18 +500,18 @@ pub fn now_s() -> u64 {
 }
 
 /// Counts a request while it is carried.
-struct InFlight(Metrics);
+struct InFlight(Gauge);
 
 impl InFlight {
     fn new(metrics: &Metrics) -> InFlight {
         metrics.in_flight.inc();
-        InFlight(metrics.clone())
+        InFlight(metrics.in_flight.clone())
     }
 }
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.0.in_flight.dec();
+        self.0.dec();
     }
 }
 

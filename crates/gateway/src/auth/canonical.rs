@@ -1,11 +1,12 @@
 //! The canonical request and the signature over it.
 
-use super::claim::Claim;
+use super::claim::{Claim, Scope};
 use super::{ALGORITHM, Request};
 use aws_sigv4::sign::v4::{calculate_signature, generate_signing_key};
 use model::Digest;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode, percent_encode};
 use sha2::{Digest as _, Sha256};
+use std::cell::RefCell;
 use std::time::{Duration, UNIX_EPOCH};
 
 /// SHA-256 of nothing.
@@ -38,8 +39,38 @@ pub fn signature(secret: &str, request: &Request<'_>, claim: &Claim, payload: &P
     let hash = request_sha256_hex(request, &claim.signed_headers, payload);
     let scope = &claim.scope;
     let text = format!("{ALGORITHM}\n{}\n{scope}\n{hash}", claim.date_time);
-    let signed_at = UNIX_EPOCH + Duration::from_secs(claim.signed_at_s);
-    calculate_signature(generate_signing_key(secret, signed_at, &scope.region, &scope.service), text.as_bytes())
+    with_signing_key(secret, claim, |key| calculate_signature(key, text.as_bytes()))
+}
+
+/// Signing keys that one thread remembers. Only scopes of our own region and of a few days come this far.
+const REMEMBERED_MAX: usize = 16;
+
+/// A key that is good for a day, and what it was derived from.
+struct Remembered {
+    secret: String,
+    scope: Scope,
+    key: Vec<u8>,
+}
+
+/// Derives the key for the claim's scope, which takes four hashes, or takes it from those that were derived before.
+fn with_signing_key<T>(secret: &str, claim: &Claim, work: impl FnOnce(&[u8]) -> T) -> T {
+    thread_local! {
+        static KEYS: RefCell<Vec<Remembered>> = const { RefCell::new(Vec::new()) };
+    }
+    let scope = &claim.scope;
+    KEYS.with_borrow_mut(|keys| {
+        if let Some(known) = keys.iter().find(|known| known.secret == secret && known.scope == *scope) {
+            return work(&known.key);
+        }
+        let signed_at = UNIX_EPOCH + Duration::from_secs(claim.signed_at_s);
+        let key = generate_signing_key(secret, signed_at, &scope.region, &scope.service).as_ref().to_vec();
+        if keys.len() >= REMEMBERED_MAX {
+            keys.remove(0);
+        }
+        let answer = work(&key);
+        keys.push(Remembered { secret: secret.to_owned(), scope: scope.clone(), key });
+        answer
+    })
 }
 
 /// SHA-256 of the canonical request.
