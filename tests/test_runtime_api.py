@@ -184,6 +184,27 @@ def test_a_runtime_that_reconnects_loses_nothing(custom, api, pause_s):
         time.sleep(moment_s)  # The moment that is tried, not a wait for something.
 
 
+def test_a_connection_may_rest_for_as_long_as_the_function_runs(custom, api):
+    """A runtime that keeps its connection answers on it, however long after it was given the event."""
+    script = """#!/usr/bin/python3
+import http.client, json, os, time
+connection = http.client.HTTPConnection(os.environ["AWS_LAMBDA_RUNTIME_API"])
+connection.connect()
+kept = connection.sock
+def call(method, path, body=None):
+    connection.request(method, "/2018-06-01/runtime/invocation/" + path, body)
+    answer = connection.getresponse()
+    return answer.headers.get("lambda-runtime-aws-request-id"), answer.read()
+while True:
+    request_id, event = call("GET", "next")
+    time.sleep(json.loads(event))
+    call("POST", request_id + "/response", json.dumps(connection.sock is kept))
+"""
+    name = custom(zip_of({"bootstrap": script}, executable=("bootstrap",)), Timeout=30)
+    assert api.invoke(name, 12).ok() is True
+    assert api.invoke(name, 0).ok() is True
+
+
 def test_environment_and_place(plain, api):
     seen = api.invoke(plain, {"do": "environment"}).ok()
     assert seen["AWS_LAMBDA_RUNTIME_API"] == "127.0.0.1:9001" and "AWS_EXECUTION_ENV" not in seen

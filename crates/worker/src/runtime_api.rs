@@ -13,7 +13,7 @@ use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::{Body, Incoming};
 use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use model::invocation::Invocation;
 use std::collections::{HashMap, VecDeque};
 use std::convert::Infallible;
@@ -32,8 +32,6 @@ const SMALL_BODY_BYTES: u64 = 65_536;
 const LARGE_BODIES_MAX: usize = 64;
 /// How long a guest may take to send a body.
 const BODY_READ: Duration = Duration::from_secs(10);
-/// How long a guest may take to send a request's headers.
-const HEADER_READ: Duration = Duration::from_secs(10);
 /// The size of hyper's buffer for one guest connection.
 const BUFFER_BYTES: usize = 65_536;
 
@@ -199,8 +197,9 @@ impl Session {
             async move { Ok::<_, Infallible>(session.call(request).await) }
         });
         let served = hyper::server::conn::http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(HEADER_READ)
+            // hyper would count the time in which the guest runs an invocation, too. Who is slow with a head holds one
+            // of its own connections.
+            .header_read_timeout(None)
             .max_buf_size(BUFFER_BYTES)
             .serve_connection(TokioIo::new(stream), service)
             .await;
@@ -271,7 +270,12 @@ impl Session {
             return refusal;
         }
         match self.read(body, self.response_bytes_max).await {
-            Read::Whole(payload) => self.answer(id, Answer::Success(payload), "InvocationResponse"),
+            Read::Whole(payload) => {
+                let accepted = self.answer(id, Answer::Success(payload), "InvocationResponse");
+                // Whoever waits for the answer comes first: the guest has time until it is told that it was taken.
+                tokio::task::yield_now().await;
+                accepted
+            }
             Read::TooLong => {
                 let refusal = format!("Exceeded maximum allowed payload size ({} bytes).", self.response_bytes_max);
                 self.answer(id, Answer::Ended(Ending::ResponseTooLarge), "InvocationResponse");
