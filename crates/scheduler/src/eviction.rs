@@ -1,6 +1,6 @@
 //! Whom to stop when a start finds too little room on the machine.
 //!
-//! The least recently used idle instances go first, across all versions. An instance that the larger ones after it make
+//! Versions that hold more than their share lose theirs first, then the least recently used go, across all versions. An instance that the larger ones after it make
 //! needless is spared. If all idle instances together would not make enough room, none is stopped.
 
 use crate::pool::InstanceId;
@@ -17,6 +17,8 @@ pub struct Candidate {
     pub idle_since_us: u64,
     /// Memory promised to it.
     pub memory_mb: u32,
+    /// Its version holds more than its share of the machine.
+    pub over_share: bool,
 }
 
 /// How much is missing for the start.
@@ -42,7 +44,7 @@ pub enum Reason {
 /// What is to be stopped, and why.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Eviction {
-    /// Least recently used first. Freed together, they cover the shortage.
+    /// In the order of choice. Freed together, they cover the shortage.
     pub victims: Vec<Candidate>,
     /// What was short.
     pub reason: Reason,
@@ -57,7 +59,7 @@ pub fn choose(candidates: &[Candidate], shortage: Shortage) -> Option<Eviction> 
         (false, false) => return None,
     };
     let mut by_age = candidates.to_vec();
-    by_age.sort_by_key(|c| (c.idle_since_us, c.generation, c.instance));
+    by_age.sort_by_key(|c| (!c.over_share, c.idle_since_us, c.generation, c.instance));
     let (mut freed_mb, mut ended) = (0, 0);
     let enough = by_age.iter().position(|candidate| {
         freed_mb += u64::from(candidate.memory_mb);
@@ -86,7 +88,7 @@ mod tests {
     use super::*;
 
     fn candidate(instance: InstanceId, idle_since_us: u64, memory_mb: u32) -> Candidate {
-        Candidate { generation: Generation(instance % 2), instance, idle_since_us, memory_mb }
+        Candidate { generation: Generation(instance % 2), instance, idle_since_us, memory_mb, over_share: false }
     }
 
     fn victims(candidates: &[Candidate], memory_mb: u64, instances: usize) -> Option<(Vec<InstanceId>, Reason)> {

@@ -26,6 +26,8 @@ pub mod keep_alive;
 
 pub mod eviction;
 
+pub mod sharing;
+
 pub mod function_state;
 
 pub mod provisioned;

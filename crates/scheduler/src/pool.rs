@@ -110,6 +110,10 @@ pub struct Pool {
     /// Waits since then, or since the last start, that a further instance would have spared.
     regret_us: u64,
     refused: Refused,
+    /// Instances that are to be closed for others as their slots become free.
+    yields: usize,
+    /// Live instances that are closing.
+    closing: usize,
     draining: bool,
     now_us: u64,
     /// For each [`Wake`], the announced `WakeAt` whose time has not come yet.
@@ -179,6 +183,8 @@ impl Pool {
             queued_since_us: 0,
             regret_us: 0,
             refused: Refused::default(),
+            yields: 0,
+            closing: 0,
             draining: false,
             now_us: 0,
             wakes_us: [None; WAKES],
@@ -209,6 +215,10 @@ impl Pool {
             }
             Event::WarmUp { count } => {
                 self.warm_up(count, next_instance, actions);
+                None
+            }
+            Event::Yield => {
+                self.yield_one();
                 None
             }
             Event::Drain => self.drain(actions),
@@ -324,6 +334,9 @@ impl Pool {
         self.done_us = self.now_us;
         self.estimates.service(self.now_us.saturating_sub(taken_us));
         let slots = self.config.slots_per_instance;
+        if self.closes(place, busy, actions) {
+            return (!self.waiting.is_empty()).then_some(StartReason::Replacement);
+        }
         let (now_us, table, shelf) = self.shelved(place);
         if busy + 1 < slots {
             shelf.partly.remove(table, place);
@@ -468,20 +481,24 @@ impl Pool {
     fn leave_live(&mut self, place: Place) {
         let slots = self.config.slots_per_instance;
         let (_, table, shelf) = self.shelved(place);
-        let busy = table.get(place).busy;
-        if busy == 0 {
+        let (busy, was_closing) = (table.get(place).busy, table.get(place).closing);
+        if was_closing {
+            // In no list.
+        } else if busy == 0 {
             shelf.leave_idle(table, place);
         } else if busy < slots {
             shelf.partly.remove(table, place);
         }
         let instance = table.at(place);
         instance.phase = Phase::Stopping;
+        instance.closing = false;
         (instance.busy, instance.taken_us) = (0, 0);
         if instance.role == Role::Provisioned {
             self.provision.counts.ready -= 1;
             self.provision.counts.in_use -= u32::from(busy > 0);
         }
         self.live -= 1;
+        self.closing -= usize::from(was_closing);
         self.busy_slots -= u64::from(busy);
     }
 }

@@ -59,6 +59,9 @@ pub enum Event {
         /// How many, those that are there already included.
         count: u32,
     },
+    /// Another version has less than its share of a full machine: one instance more is to end when its invocation has,
+    /// instead of running the next one. Forgotten when nobody waits here any more, since what is idle can be evicted.
+    Yield,
     /// Superseded or shutting down: who waits is still served, who arrives is refused, who is idle stops.
     Drain,
     /// Time has passed.
@@ -336,6 +339,8 @@ pub enum StopReason {
     Surplus,
     /// Its room is needed elsewhere.
     Evicted,
+    /// Its version has more than its share of a full machine, another one less.
+    Yielded,
 }
 
 impl StopReason {
@@ -346,6 +351,7 @@ impl StopReason {
             StopReason::Drained => "its version is replaced or the server stops",
             StopReason::Surplus => "nobody waits for its start any more",
             StopReason::Evicted => "its room was needed elsewhere",
+            StopReason::Yielded => "its version had more than its share of a full machine, another one less",
         }
     }
 }

@@ -39,7 +39,10 @@ impl Pool {
         self.now_us = self.now_us.max(now_us);
         let idle = |place: &Place| {
             let instance = self.table.get(*place);
-            instance.phase == Phase::Live && instance.busy == 0 && instance.role != super::Role::Provisioned
+            instance.phase == Phase::Live
+                && instance.busy == 0
+                && !instance.closing
+                && instance.role != super::Role::Provisioned
         };
         match self.table.find(instance).filter(idle) {
             Some(place) => {
@@ -55,6 +58,40 @@ impl Pool {
     /// first.
     pub fn idle(&self) -> Vec<(InstanceId, u64)> {
         self.demand.idle.iter(&self.table).map(|instance| (instance.id, instance.since_us)).collect()
+    }
+
+    /// One more instance is to close, if there are others.
+    pub(super) fn yield_one(&mut self) {
+        let open = self.live - self.closing;
+        if !self.waiting.is_empty() && self.yields + 1 < open {
+            self.yields += 1;
+        }
+    }
+
+    /// A slot of the instance has just become free, `busy` others are taken. Whether it takes no further invocation: it
+    /// was closed before, or is now, and ends with the last slot.
+    pub(super) fn closes(&mut self, place: Place, busy: u32, actions: &mut Vec<Action>) -> bool {
+        if self.waiting.is_empty() {
+            self.yields = 0;
+        }
+        let instance = self.table.get(place);
+        let provisioned = instance.role == super::Role::Provisioned;
+        if !instance.closing && (self.yields == 0 || provisioned || self.live - self.closing < 2) {
+            return false;
+        }
+        if !instance.closing {
+            self.yields -= 1;
+            self.closing += 1;
+            if busy + 1 < self.config.slots_per_instance {
+                let (_, table, shelf) = self.shelved(place);
+                shelf.partly.remove(table, place);
+            }
+            self.table.at(place).closing = true;
+        }
+        if busy == 0 {
+            self.stop_idle(place, StopReason::Yielded, actions);
+        }
+        true
     }
 
     pub(super) fn stop_idle(&mut self, place: Place, reason: StopReason, actions: &mut Vec<Action>) {

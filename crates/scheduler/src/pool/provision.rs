@@ -129,7 +129,9 @@ impl Pool {
             Phase::Live => {
                 self.provision.counts.ready -= 1;
                 self.provision.counts.in_use -= u32::from(busy > 0);
-                if busy == 0 {
+                if self.table.get(place).closing {
+                    // In no list.
+                } else if busy == 0 {
                     self.provisioned.leave_idle(&mut self.table, place);
                     self.demand.join_idle(&mut self.table, place, self.now_us);
                 } else if busy < slots {

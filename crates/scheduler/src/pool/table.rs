@@ -34,6 +34,8 @@ pub(super) struct Instance {
     pub phase: Phase,
     pub role: Role,
     pub frozen: bool,
+    /// Takes no further invocation and ends when it is idle; it is in no list.
+    pub closing: bool,
 }
 
 impl Instance {
@@ -49,6 +51,7 @@ impl Instance {
             phase: Phase::Starting,
             role,
             frozen: false,
+            closing: false,
         }
     }
 }

@@ -73,6 +73,7 @@ fn parse(event: &str) -> Event {
         "provision" => Event::Provision { target: id(1) as u32 },
         "warm" => Event::WarmUp { count: id(1) as u32 },
         "drain" => Event::Drain,
+        "yield" => Event::Yield,
         "tick" => Event::Tick,
         other => panic!("no such event: {other}"),
     }
@@ -672,5 +673,58 @@ fn a_clock_that_steps_back_stands_still() {
             5999 tick =>
             6000 tick => stop 1 idle for 1000 ms (Fixed)
             starting 0 idle 0 busy 0 stopping 1 waiting 0"#]],
+    );
+}
+
+#[test]
+fn yielding_ends_an_instance_instead_of_running_the_next() {
+    check(
+        ONE,
+        "0 warm 3; 1 ready 1; 1 ready 2; 1 ready 3; 2 arrive 1; 2 arrive 2; 2 arrive 3; 2 yield; 5 arrive 4; 5 arrive 5;
+         6 yield; 7 yield; 8 yield; 2008 done 1; 2009 done 2; 2010 done 3; 2011 gone 1 Stopped; 2012 done 3; 2013 done 3",
+        expect![[r#"
+            0 warm 3 => start 1 WarmUp, start 2 WarmUp, start 3 WarmUp
+            1 ready 1 => wake at 1001
+            1 ready 2 =>
+            1 ready 3 =>
+            2 arrive 1 => 1 first on 3
+            2 arrive 2 => 2 first on 2
+            2 arrive 3 => 3 first on 1
+            2 yield =>
+            5 arrive 4 => start 4 AllBusy { live: 3, starting: 0 }
+            5 arrive 5 => start 5 AllBusy { live: 3, starting: 1 }
+            6 yield =>
+            7 yield =>
+            8 yield =>
+            2008 done 1 => stop 1 Yielded
+            2009 done 2 => stop 2 Yielded
+            2010 done 3 => 4 on 3 after 2005 ms for a slot
+            2011 gone 1 Stopped =>
+            2012 done 3 => 5 on 3 after 2007 ms for a slot
+            2013 done 3 =>
+            starting 2 idle 1 busy 0 stopping 1 waiting 0"#]],
+    );
+    check(
+        Config { slots_per_instance: 2, ..ONE },
+        "0 warm 2; 1 ready 1; 1 ready 2; 2 arrive 1; 2 arrive 2; 2 arrive 3; 2 arrive 4; 3 arrive 5; 3 arrive 6; 4 yield;
+         5 done 1; 6 done 2; 7 done 1; 8 gone 1 Stopped; 9 done 2; 10 done 2",
+        expect![[r#"
+            0 warm 2 => start 1 WarmUp, start 2 WarmUp
+            1 ready 1 => wake at 1001
+            1 ready 2 =>
+            2 arrive 1 => 1 first on 2
+            2 arrive 2 => 2 on 2
+            2 arrive 3 => 3 first on 1
+            2 arrive 4 => 4 on 1
+            3 arrive 5 => start 3 AllBusy { live: 2, starting: 0 }
+            3 arrive 6 =>
+            4 yield =>
+            5 done 1 =>
+            6 done 2 => 5 on 2 after 3 ms for a slot
+            7 done 1 => stop 1 Yielded
+            8 gone 1 Stopped =>
+            9 done 2 => 6 on 2 after 6 ms for a slot
+            10 done 2 =>
+            starting 1 idle 0 busy 1 stopping 0 waiting 0"#]],
     );
 }

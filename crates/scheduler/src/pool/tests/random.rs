@@ -18,6 +18,8 @@ impl Pool {
         assert!(self.waiting.len() <= self.config.waiting_max);
         assert!(self.table.iter().all(|(_, i)| i.busy <= slots && (i.phase == Phase::Live || i.busy == 0)));
         assert!(self.table.iter().all(|(_, i)| !i.frozen || i.busy == 0));
+        assert_eq!(of(Phase::Live).filter(|i| i.closing).count(), self.closing);
+        assert!(of(Phase::Live).all(|i| !i.closing || i.busy > 0));
         self.check_shelf(Role::Demand, &self.demand);
         self.check_shelf(Role::Provisioned, &self.provisioned);
         if !self.waiting.is_empty() {
@@ -48,7 +50,7 @@ impl Pool {
 
     fn check_shelf(&self, role: Role, shelf: &Shelf) {
         let slots = self.config.slots_per_instance;
-        let is_live = |i: &&Instance| i.phase == Phase::Live && i.role == role;
+        let is_live = |i: &&Instance| i.phase == Phase::Live && i.role == role && !i.closing;
         let live: Vec<&Instance> = self.table.iter().map(|(_, i)| i).filter(is_live).collect();
         assert_eq!(live.iter().filter(|i| i.busy == 0).count(), shelf.idle.len());
         assert_eq!(live.iter().filter(|i| i.busy > 0 && i.busy < slots).count(), shelf.partly.len());
@@ -204,6 +206,7 @@ impl World {
                 Event::Unfit { instance }
             }),
             23 => pick.is_multiple_of(30).then_some(Event::Drain),
+            27 => Some(Event::Yield),
             25 => Some(Event::Provision { target: pick as u32 % 5 }),
             26 => Some(Event::WarmUp { count: pick as u32 % 5 }),
             _ => Some(Event::Tick),
@@ -223,7 +226,7 @@ proptest! {
         instances_max in 0usize..6,
         freeze_after_ms in 0u64..70,
         adaptive: bool,
-        moves in proptest::collection::vec((0u8..29, any::<usize>(), 0u64..40), 0..200),
+        moves in proptest::collection::vec((0u8..30, any::<usize>(), 0u64..40), 0..200),
     ) {
         let keep_alive = if adaptive { Policy::Adaptive } else { Policy::Fixed };
         let config = Config { slots_per_instance, waiting_max, idle_ms: 50, keep_alive, freeze_after_ms, instances_max };
