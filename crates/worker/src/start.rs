@@ -116,7 +116,7 @@ async fn attempts_with_room(
     initialization: Initialization,
 ) -> Result<Instance, NotStarted> {
     let ordered = Instant::now();
-    let (room, evicted) = shared.budget.take(shared, version.spec.memory_mb).await.map_err(NotStarted::NoRoom)?;
+    let (room, evicted) = shared.budget.take(shared, &version.spec).await.map_err(NotStarted::NoRoom)?;
     // Each launch holds the room until the launcher says that its sandbox is gone.
     let mut instance =
         attempts(shared, version, initialization, &Arc::new(room)).await.map_err(|failure| match failure {
