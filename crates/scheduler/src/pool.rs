@@ -81,6 +81,8 @@ pub struct Counts {
     pub stopping: usize,
     /// Invocations without a slot.
     pub waiting: usize,
+    /// Busy instances that will end for others instead of running the next invocation.
+    pub yielding: usize,
 }
 
 /// The instances and waiters of one version.
@@ -250,6 +252,7 @@ impl Pool {
             busy: self.live - idle,
             stopping: self.table.len() - self.starting.len() - self.live,
             waiting: self.waiting.len(),
+            yielding: self.yields + self.closing,
         }
     }
 

@@ -3,7 +3,8 @@
 //! As long as there is room, or idle instances to evict, nobody is limited. When everything is busy, the room is divided
 //! evenly between the versions that use it or ask for it. A version below its share may ask another, the one that is the
 //! furthest above its own, to yield: to end an instance instead of running its next waiter there. Nobody is interrupted.
-//! Of several that ask, the one that holds the least is served first.
+//! Of several that ask, the one that holds the least is served first. What others have used a moment ago is not evicted
+//! for a version beyond its share: they would have to win it back for their next invocation.
 
 use crate::eviction::Shortage;
 use model::Generation;
@@ -53,6 +54,25 @@ impl Machine {
     }
 }
 
+/// How long the idle instances of versions within their share are safe from those that would be above theirs.
+pub const SAFE_US: u64 = 1_000_000;
+
+/// Whether an idle instance may be evicted for the ask. `over_share` tells of the instance's own version.
+pub fn may_evict(ask: Ask, machine: Machine, holders: &[Holder], over_share: bool, idle_us: u64) -> bool {
+    over_share || idle_us >= SAFE_US || has_less_than_its_share(ask, machine, holders)
+}
+
+/// Whether the asking version stays within its share with what it asks for, or has nothing at all.
+fn has_less_than_its_share(ask: Ask, machine: Machine, holders: &[Holder]) -> bool {
+    let share = machine.share(holders.len());
+    match holders.iter().find(|holder| holder.generation == ask.generation) {
+        Some(Holder { instances: 0, .. }) | None => true,
+        Some(holder) => {
+            holder.instances < share.instances && holder.memory_mb + u64::from(ask.memory_mb) <= share.memory_mb
+        }
+    }
+}
+
 /// Which of the asks comes first: of the version that holds the least, the oldest.
 pub fn first(asks: &[Ask], holders: &[Holder]) -> Option<Ask> {
     let held_mb = |ask: &Ask| holders.iter().find(|h| h.generation == ask.generation).map_or(0, |h| h.memory_mb);
@@ -62,10 +82,7 @@ pub fn first(asks: &[Ask], holders: &[Holder]) -> Option<Ask> {
 /// Which version is to yield an instance for the ask, when nothing is idle; `None` if the asking one has its share. The
 /// asking one is among the holders, with what it holds now.
 pub fn yielder(ask: Ask, shortage: Shortage, machine: Machine, holders: &[Holder]) -> Option<Generation> {
-    let share = machine.share(holders.len());
-    let asking = holders.iter().find(|holder| holder.generation == ask.generation)?;
-    let fits = asking.instances < share.instances && asking.memory_mb + u64::from(ask.memory_mb) <= share.memory_mb;
-    if !fits && asking.instances > 0 {
+    if !has_less_than_its_share(ask, machine, holders) {
         return None;
     }
     let over = holders.iter().filter(|h| h.generation != ask.generation && machine.is_over(h, holders));
@@ -108,6 +125,23 @@ mod tests {
         ] {
             let ask = Ask { generation: Generation(1), memory_mb: 100, number: 1 };
             assert_eq!(yielder(ask, shortage, MACHINE, &holders).map(|g| g.0), want, "{holders:?} {shortage:?}");
+        }
+    }
+
+    #[test]
+    fn who_may_evict() {
+        const MACHINE: Machine = Machine { instances: 100, memory_mb: 1_000 };
+        let ask = |generation| Ask { generation: Generation(generation), memory_mb: 100, number: 1 };
+        let holders = [holder(1, 8, 800), holder(2, 2, 200)];
+        for (asking, over_share, idle_us, want) in [
+            (1, false, 0, false),
+            (1, false, SAFE_US, true),
+            (1, true, 0, true),
+            (2, false, 0, true),
+            (3, false, 0, true),
+        ] {
+            let got = may_evict(ask(asking), MACHINE, &holders, over_share, idle_us);
+            assert_eq!(got, want, "{asking} {over_share} {idle_us}");
         }
     }
 

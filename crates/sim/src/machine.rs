@@ -5,6 +5,7 @@
 
 use scheduler::eviction::Shortage;
 use scheduler::pool::{InstanceId, Refusal};
+use scheduler::sharing::Machine;
 use std::collections::{BTreeMap, VecDeque};
 
 /// Who holds room and who waits for it.
@@ -16,7 +17,7 @@ pub struct Room {
     held: BTreeMap<InstanceId, u32>,
     /// Those of them that are ordered to stop.
     leaving: BTreeMap<InstanceId, u32>,
-    /// Starts that wait until others are gone, first come first served.
+    /// Starts that wait until others are gone, in the order of arrival.
     parked: VecDeque<(InstanceId, u32)>,
     memory_mb_peak: u64,
     instances_peak: usize,
@@ -38,10 +39,19 @@ impl Room {
 
     /// What one more start lacks, once all that leave are gone and all that are parked have begun.
     pub fn shortage(&self, memory_mb: u32) -> Shortage {
+        self.short_of(u64::from(memory_mb), 1)
+    }
+
+    /// What those that are parked lack, once all that leave are gone.
+    pub fn shortage_of_parked(&self) -> Shortage {
+        self.short_of(0, 0)
+    }
+
+    fn short_of(&self, memory_mb: u64, instances: usize) -> Shortage {
         let sum = |part: &BTreeMap<InstanceId, u32>| part.values().map(|mb| u64::from(*mb)).sum::<u64>();
         let parked_mb: u64 = self.parked.iter().map(|(_, mb)| u64::from(*mb)).sum();
-        let promised_mb = sum(&self.held) - sum(&self.leaving) + parked_mb + u64::from(memory_mb);
-        let promised = self.held.len() - self.leaving.len() + self.parked.len() + 1;
+        let promised_mb = sum(&self.held) - sum(&self.leaving) + parked_mb + memory_mb;
+        let promised = self.held.len() - self.leaving.len() + self.parked.len() + instances;
         Shortage {
             memory_mb: promised_mb.saturating_sub(self.memory_mb_max),
             instances: promised.saturating_sub(self.instances_max),
@@ -53,14 +63,30 @@ impl Room {
         self.parked.push_back((instance, memory_mb));
     }
 
-    /// The next parked start that fits now, which then holds its room.
-    pub fn admit(&mut self) -> Option<InstanceId> {
-        let (instance, memory_mb) = *self.parked.front()?;
+    /// Starts that wait, in the order of arrival.
+    pub fn parked(&self) -> impl Iterator<Item = (InstanceId, u32)> {
+        self.parked.iter().copied()
+    }
+
+    /// Those that hold room.
+    pub fn held(&self) -> impl Iterator<Item = (InstanceId, u32)> {
+        self.held.iter().map(|(instance, memory_mb)| (*instance, *memory_mb))
+    }
+
+    /// All that there is.
+    pub fn machine(&self) -> Machine {
+        Machine { instances: self.instances_max as u64, memory_mb: self.memory_mb_max }
+    }
+
+    /// Lets a parked start begin if it fits now; it then holds its room.
+    pub fn admit(&mut self, instance: InstanceId) -> Option<InstanceId> {
+        let at = self.parked.iter().position(|(parked, _)| *parked == instance)?;
+        let (_, memory_mb) = *self.parked.get(at)?;
         let memory_mb_then = self.memory_mb() + u64::from(memory_mb);
         if memory_mb_then > self.memory_mb_max || self.held.len() >= self.instances_max {
             return None;
         }
-        self.parked.pop_front();
+        self.parked.remove(at);
         self.held.insert(instance, memory_mb);
         self.memory_mb_peak = self.memory_mb_peak.max(memory_mb_then);
         self.instances_peak = self.instances_peak.max(self.held.len());

@@ -9,6 +9,7 @@
 
 mod acting;
 mod instances;
+mod sharing;
 
 use crate::machine::Room;
 use crate::random::Chance;
@@ -44,6 +45,8 @@ pub struct World {
     functions: BTreeMap<String, Deployed>,
     pools: BTreeMap<Generation, Generated>,
     instances: BTreeMap<InstanceId, Instance>,
+    /// Starts that wait for room that others are to yield, and since when.
+    asking: BTreeMap<InstanceId, u64>,
     /// Refused starts of which the pool has not heard yet.
     refused: BTreeSet<InstanceId>,
     /// Those that have not ended.
@@ -107,6 +110,8 @@ enum Happening {
     Tick {
         generation: Generation,
     },
+    /// Those that wait for others to yield look whether something has become idle meanwhile.
+    LookAgain,
     /// The pool hears that a start was refused: a moment after the order, so that other orders may cross it.
     Refused {
         generation: Generation,
@@ -155,6 +160,7 @@ impl World {
             functions: BTreeMap::new(),
             pools: BTreeMap::new(),
             instances: BTreeMap::new(),
+            asking: BTreeMap::new(),
             refused: BTreeSet::new(),
             invocations: BTreeMap::new(),
             newest_generation: 0,
@@ -263,6 +269,7 @@ impl World {
                 self.refused.remove(&instance);
                 self.tell(generation, Event::StartRefused { instance, reason });
             }
+            Happening::LookAgain => self.look_again(),
             Happening::Launched { instance, attempt } => self.launched(instance, attempt),
             Happening::InitEnds { instance, attempt, how } => self.init_ends(instance, attempt, how),
             Happening::ServiceEnds { instance, invocation, in_time } => {

@@ -56,6 +56,14 @@ struct Place<'a> {
     ask: Ask,
 }
 
+/// Whether a version may be asked to yield.
+#[derive(Clone, Copy)]
+enum Asks {
+    First,
+    Again,
+    Not,
+}
+
 /// What is to be expected of a shortage.
 enum Relief {
     /// Instances end already, so many of them idle ones that were stopped for it now.
@@ -99,8 +107,12 @@ impl Budget {
             if u64::from(spec.memory_mb) > self.machine.memory_mb {
                 return Err(refusal);
             }
-            let may_ask = yield_again.is_none_or(|at| Instant::now() >= at);
-            match self.relieve(shared, place.ask, shortage, may_ask) {
+            let asks = match yield_again {
+                None => Asks::First,
+                Some(at) if Instant::now() >= at => Asks::Again,
+                Some(_) => Asks::Not,
+            };
+            match self.relieve(shared, place.ask, shortage, asks) {
                 Relief::Coming(stopped) => evicted += stopped,
                 Relief::Asked => yield_again = Some(Instant::now() + YIELD_AGAIN),
                 Relief::Never if yield_again.is_some() => {}
@@ -145,14 +157,14 @@ impl Budget {
     }
 
     /// Sees to it that instances end, if any may.
-    fn relieve(&self, shared: &Arc<Shared>, ask: Ask, shortage: Shortage, may_ask: bool) -> Relief {
+    fn relieve(&self, shared: &Arc<Shared>, ask: Ask, shortage: Shortage, asks: Asks) -> Relief {
         let holders = lock(&self.used).holders();
         let versions = shared.versions.load();
         let left = still_short(shortage, &versions);
         if left.memory_mb == 0 && left.instances == 0 {
             return Relief::Coming(0);
         }
-        if let Some(eviction) = choose(&self.candidates(&holders, &versions), left) {
+        if let Some(eviction) = choose(&self.candidates(shared, ask, &holders, &versions), left) {
             let mut evicted = 0;
             for victim in eviction.victims {
                 if let Some(version) = versions.get(&victim.generation) {
@@ -167,22 +179,38 @@ impl Budget {
         }
         let yielder = sharing::yielder(ask, left, self.machine, &holders);
         match yielder.and_then(|generation| versions.get(&generation)) {
-            Some(version) if may_ask => {
-                version.step(shared, Event::Yield);
-                Relief::Asked
-            }
-            Some(_) => Relief::Coming(0),
+            Some(version) => match asks {
+                Asks::Not => Relief::Coming(0),
+                // What it owes already will do.
+                Asks::Again if version.counts().yielding > 0 => Relief::Asked,
+                Asks::First | Asks::Again => {
+                    version.step(shared, Event::Yield);
+                    Relief::Asked
+                }
+            },
             None => Relief::Never,
         }
     }
 
-    fn candidates(&self, holders: &[Holder], versions: &HashMap<Generation, Arc<Versioned>>) -> Vec<Candidate> {
+    /// The idle instances that may be evicted for the ask.
+    fn candidates(
+        &self,
+        shared: &Shared,
+        ask: Ask,
+        holders: &[Holder],
+        versions: &HashMap<Generation, Arc<Versioned>>,
+    ) -> Vec<Candidate> {
+        let now_us = shared.clock_us();
         let mut candidates = Vec::new();
         for version in versions.values() {
             let (generation, memory_mb) = (version.spec.generation, version.spec.memory_mb);
             let holder = holders.iter().find(|holder| holder.generation == generation);
             let over_share = holder.is_some_and(|holder| self.machine.is_over(holder, holders));
             for (instance, idle_since_us) in version.idle() {
+                let idle_us = now_us.saturating_sub(idle_since_us);
+                if !sharing::may_evict(ask, self.machine, holders, over_share, idle_us) {
+                    continue;
+                }
                 candidates.push(Candidate { generation, instance, idle_since_us, memory_mb, over_share });
             }
         }

@@ -8,6 +8,7 @@ use scheduler::eviction::{self, Candidate};
 use scheduler::instance::{self, State};
 use scheduler::keep_alive::Basis;
 use scheduler::pool::{Action, Cold, Dispatched, Event, InstanceId, Lane, StartReason, StopReason, Waited, WaiterId};
+use scheduler::sharing::{self, Ask};
 
 impl World {
     /// One step of a pool; a pool that is forgotten hears nothing.
@@ -52,36 +53,38 @@ impl World {
         let shortage = self.room.shortage(memory_mb);
         let short = shortage.memory_mb > 0 || shortage.instances > 0;
         if short {
-            let Some(eviction) = eviction::choose(&self.candidates(), shortage) else {
+            let ask = Ask { generation, memory_mb, number: instance };
+            if !self.evict_for(ask, shortage) && !self.ask_to_yield(ask, shortage) {
                 let reason = machine::refusal(shortage);
                 self.note(generation, "no room for", None, Some(instance), format!("{reason:?}"));
                 self.refused.insert(instance);
                 self.enter(self.now_ms, Happening::Refused { generation, instance, reason });
                 return;
-            };
-            for victim in eviction.victims {
-                self.evict(victim, eviction.reason);
             }
         }
         self.line_up(generation, instance, memory_mb);
     }
 
-    /// All idle instances, of all pools.
-    fn candidates(&self) -> Vec<Candidate> {
+    /// The idle instances, of all pools, that may be evicted for the ask.
+    pub(super) fn candidates(&self, ask: Ask) -> Vec<Candidate> {
+        let (now_us, machine) = (self.now_ms * 1_000, self.room.machine());
+        let holders = self.holders();
         let mut candidates = Vec::new();
         for (generation, generated) in &self.pools {
             let memory_mb = self.functions.get(&generated.name).map_or(0, |f| f.function.memory_mb);
-            candidates.extend(generated.pool.idle().into_iter().map(|(instance, idle_since_us)| Candidate {
-                generation: *generation,
-                instance,
-                idle_since_us,
-                memory_mb,
+            let holder = holders.iter().find(|holder| holder.generation == *generation);
+            let over_share = holder.is_some_and(|holder| machine.is_over(holder, &holders));
+            let may = |(_, since_us): &(InstanceId, u64)| {
+                sharing::may_evict(ask, machine, &holders, over_share, now_us - since_us)
+            };
+            candidates.extend(generated.pool.idle().into_iter().filter(may).map(|(instance, idle_since_us)| {
+                Candidate { generation: *generation, instance, idle_since_us, memory_mb, over_share }
             }));
         }
         candidates
     }
 
-    fn evict(&mut self, victim: Candidate, reason: eviction::Reason) {
+    pub(super) fn evict(&mut self, victim: Candidate, reason: eviction::Reason) {
         let Some(generated) = self.pools.get_mut(&victim.generation) else { return };
         let mut actions = Vec::new();
         if !generated.pool.evict(self.now_ms * 1_000, victim.instance, &mut actions) {
@@ -148,6 +151,7 @@ impl World {
             StopReason::Drained => "drained".to_owned(),
             StopReason::Surplus => "surplus".to_owned(),
             StopReason::Evicted => "evicted".to_owned(),
+            StopReason::Yielded => "yielded to others".to_owned(),
         };
         self.note(generation, "stop", None, Some(id), why);
         if self.refused.contains(&id) {

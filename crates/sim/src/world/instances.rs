@@ -15,7 +15,7 @@ impl World {
         self.functions.get(&self.pools.get(&generation)?.name)
     }
 
-    fn function_of_mut(&mut self, generation: Generation) -> Option<&mut Deployed> {
+    pub(super) fn function_of_mut(&mut self, generation: Generation) -> Option<&mut Deployed> {
         self.functions.get_mut(&self.pools.get(&generation)?.name)
     }
 
@@ -31,8 +31,8 @@ impl World {
         self.begin_starts();
     }
 
-    fn begin_starts(&mut self) {
-        while let Some(id) = self.room.admit() {
+    pub(super) fn begin_starts(&mut self) {
+        while let Some(id) = self.first_parked().and_then(|id| self.room.admit(id)) {
             self.make_sandbox(id);
         }
     }
