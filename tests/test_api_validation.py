@@ -344,7 +344,6 @@ class TestNotHonouredYet:
             ("list_layers", {}),
             ("list_event_source_mappings", {}),
             ("get_policy", {"FunctionName": "f"}),
-            ("put_function_concurrency", {"FunctionName": "f", "ReservedConcurrentExecutions": 1}),
             ("create_function_url_config", {"FunctionName": "f", "AuthType": "NONE"}),
             ("list_code_signing_configs", {}),
             ("get_function_recursion_config", {"FunctionName": "f"}),

@@ -36,7 +36,7 @@ def tidegate(server):
     keys = server.credentials()
 
     def run(*words):
-        return server.run(*words, "--endpoint", server.endpoint, env=keys)
+        return server.run(*words, "--endpoint-url", server.endpoint, env=keys)
 
     return run
 
@@ -124,7 +124,7 @@ class TestScaling:
         api.check(refusal, 400, "InvalidParameterValueException", re.compile(text))
 
     def test_what_is_missing(self, api, name):
-        for qualifier, status in (("none", 404), ("9", 404), ("$LATEST", 400), (None, 400)):
+        for qualifier, status in (("none", 404), ("9", 404), ("%24LATEST", 400), (None, 400)):
             refusal = api.refused_raw("PUT", path(name, qualifier=qualifier), b'{"max": 1}')
             assert refusal.status == status, refusal
 
