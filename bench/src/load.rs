@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
 /// An answer that takes longer is a failure.
-const ANSWER_LIMIT: Duration = Duration::from_secs(60);
+const ANSWER_LIMIT: Duration = Duration::from_secs(120);
 /// What an answer may hold at most.
 const ANSWER_BYTES_MAX: usize = 1 << 20;
 /// Connections that are being opened at the same time; more overflow the backlog of a small server.
@@ -119,6 +119,11 @@ pub fn open(target: &Target, per_second: u32, span: Duration, connections: usize
 /// Opens so many connections, then sends one request on each at once; returns the moment of sending (seconds since
 /// 1970) and the bodies.
 pub fn at_once(target: &Target, number: usize) -> Result<(f64, Vec<String>), Failure> {
+    staggered(target, number, Duration::ZERO)
+}
+
+/// The same, with a pause between one request and the next.
+pub fn staggered(target: &Target, number: usize, pause: Duration) -> Result<(f64, Vec<String>), Failure> {
     run(async {
         let mut open = open_all(target.address, number).await?;
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
@@ -126,6 +131,9 @@ pub fn at_once(target: &Target, number: usize) -> Result<(f64, Vec<String>), Fai
         while let Some(mut connection) = open.pop() {
             let target = target.clone();
             clients.spawn(async move { connection.ask(&target).await });
+            if !pause.is_zero() {
+                tokio::time::sleep(pause).await;
+            }
         }
         let mut bodies = Vec::new();
         while let Some(joined) = clients.join_next().await {
@@ -144,6 +152,8 @@ pub fn parked<T>(target: &Target, number: usize, look: impl FnOnce() -> Result<T
             sent.map_err(Failure::during("sending what is to be parked"))?;
         }
         let seen = look()?;
+        // Lets the runtime learn of what has come in the meantime; without that, no answer would ever be seen.
+        tokio::time::sleep(Duration::from_millis(20)).await;
         for connection in &mut open {
             let mut byte = [0];
             match connection.stream.try_read(&mut byte) {

@@ -17,14 +17,16 @@ use std::time::{Duration, Instant};
 
 /// The server must be ready, a function Active, an update Successful within this time.
 const CHANGE_LIMIT: Duration = Duration::from_secs(20);
-/// The platform must come to rest, or its instances be gone, within this time.
-const REST_LIMIT: Duration = Duration::from_secs(30);
+/// All instances of a function must be gone within this time of its deletion.
+const GONE_LIMIT: Duration = Duration::from_secs(180);
+/// The platform must come to rest within this time.
+const REST_LIMIT: Duration = Duration::from_secs(60);
 /// At rest is who uses next to no CPU time for so long.
 const REST: Duration = Duration::from_millis(50);
 /// What is next to none, microseconds: whoever wakes up to look at the time uses some.
 const REST_CPU_US: u64 = 1_000;
-/// The drain limit of the server, and some.
-const STOP_LIMIT: Duration = Duration::from_secs(60);
+/// The drain limit of the server, and what a thousand instances take to end.
+const STOP_LIMIT: Duration = Duration::from_secs(180);
 /// Memory that the server may promise, MB. What instances really take is what is measured.
 const PROMISED_MEMORY_MB: u64 = 4_000_000;
 /// Servers of one run of the bench have folders that differ.
@@ -157,7 +159,7 @@ impl Platform {
     /// Removes a function and waits until so few sandboxed processes are left as there were before it.
     pub fn delete_and_wait(&self, name: &str, before: usize) -> Result<(), Failure> {
         self.delete(name)?;
-        let gone = process::poll_until(REST_LIMIT, || (self.guests().len() <= before).then_some(()));
+        let gone = process::poll_until(GONE_LIMIT, || (self.guests().len() <= before).then_some(()));
         gone.ok_or_else(|| self.failure(&format!("{} processes of {name} did not end", self.guests().len())))
     }
 
