@@ -48,8 +48,8 @@ def take(server) -> Census:
     daemon = kernel.daemon_of(server.pid)
     own = [pid for pid in tree if kernel.namespace(pid, "pid") == home]
     return Census(
-        daemon_kb=kernel.pss_kb([daemon] if daemon else []),
-        launcher_kb=kernel.pss_kb([server.pid]),
+        daemon_kb=_anonymous_kb(daemon),
+        launcher_kb=_anonymous_kb(server.pid),
         own_processes=len(own),
         sandboxed_processes=len(tree) - len(own),
         daemon_threads=kernel.threads(daemon) if daemon else 0,
@@ -81,6 +81,15 @@ def grown(first: Census, last: Census) -> list:
         if after > before * (1 + part) + number:
             found.append(f"{name} grew from {before} to {after}")
     return found
+
+
+def _anonymous_kb(pid: int | None) -> int:
+    """Memory that is no file's. Pages of the program itself would count less while another server runs it too."""
+    try:
+        with open(f"/proc/{pid}/smaps_rollup", encoding="utf-8") as file:
+            return sum(int(line.split()[1]) for line in file if line.startswith(("Pss_Anon:", "Pss_Shmem:")))
+    except OSError:
+        return 0
 
 
 def _files(pid: int) -> list:

@@ -28,6 +28,8 @@ CONFIG = {"limits": {"idle_ms": 2_000}}
 CLIENTS = 12
 CHURNERS = 2
 PROBLEMS_KEPT = 50
+# Of the server's own log, from its end, to look for what it complained of.
+LOG_LINES = 100_000
 # Nothing waits longer for the end of one client than this: the longest invocation, and some.
 JOIN_SECONDS = 120
 
@@ -128,14 +130,16 @@ class Tally:
 class Soak:
     """One soak on a server of its own."""
 
-    def __init__(self, seconds: float, rate: float, seed: int, kill_every_s: float = 2.0):
-        self.seconds, self.rate, self.seed, self.kill_every_s = seconds, rate, seed, kill_every_s
+    def __init__(self, seconds: float, rate: float, seed: int, kill_every_s: float = 2.0, kill_any: bool = False):
+        self.seconds, self.rate, self.seed = seconds, rate, seed
+        self.kill_every_s, self.kill_any = kill_every_s, kill_any
         self.server = Server(config=CONFIG)
         self.tally = Tally()
         self.running = threading.Event()
         self.over = threading.Event()
         self.busy = Counter()
         self.counts = []
+        self.complaints = []
 
     def run(self) -> dict:
         """Runs it all; the report says what is wrong under `wrong`."""
@@ -150,6 +154,8 @@ class Soak:
             tree = self.server.tree()
             stopped = self.server.stop()
             left = self._left(tree)
+            log = self.server.log(LOG_LINES).splitlines()
+            self.complaints = [line for line in log if " ERROR " in line or " WARN " in line][-PROBLEMS_KEPT:]
         finally:
             self.server.close()
         return self._report(stopped, left)
@@ -290,18 +296,29 @@ class Soak:
         raise AssertionError(f"{name} was killed five times in a row")
 
     def _killer(self) -> None:
-        """SIGKILL for one process after the other that lives in a sandbox: guests, their first processes, zygotes."""
+        """SIGKILL for one process after the other that lives in a sandbox."""
         draw = random.Random(f"{self.seed} killer")
-        home = kernel.namespace(self.server.pid, "pid")
         for _ in self._turns("killer", self.kill_every_s):
-            tree = sorted(kernel.tree_of(self.server.pid))
-            sandboxed = [pid for pid in tree if kernel.namespace(pid, "pid") not in (home, None)]
-            if sandboxed:
+            victims = self._victims()
+            if victims:
                 try:
-                    os.kill(draw.choice(sandboxed), signal.SIGKILL)
+                    os.kill(draw.choice(victims), signal.SIGKILL)
                     self.tally.kills += 1
                 except ProcessLookupError:
                     pass
+
+    def _victims(self) -> list:
+        """Guests, zygotes, and the first processes of their sandboxes; with `kill_any` also what is just being made."""
+        home = kernel.namespace(self.server.pid, "pid")
+        tree = sorted(kernel.tree_of(self.server.pid))
+        places = {pid: kernel.namespace(pid, "pid") for pid in tree}
+        sandboxed = [pid for pid in tree if places[pid] not in (home, None)]
+        if self.kill_any:
+            return sandboxed
+        # What is still being made runs the program of the server itself.
+        program = _program(self.server.pid)
+        made = {places[pid] for pid in sandboxed if _program(pid) not in (program, None)}
+        return [pid for pid in sandboxed if places[pid] in made]
 
     def _report(self, stopped, left: list) -> dict:
         tally, wrong = self.tally, []
@@ -329,8 +346,16 @@ class Soak:
             "kills": tally.kills,
             "counts": [{"at_s": at_s, **count.shown()} for at_s, count in self.counts],
             "problems": tally.problems,
+            "complaints": self.complaints,
             "wrong": wrong,
         }
+
+
+def _program(pid: int) -> str | None:
+    try:
+        return os.readlink(f"/proc/{pid}/exe")
+    except OSError:
+        return None
 
 
 def table(report: dict) -> str:
@@ -345,6 +370,8 @@ def table(report: dict) -> str:
     lines.append(f"{'at rest, after':<22}" + "".join(f"{count['at_s']:>7} s" for count in counts))
     for name in census.TOLERANCE:
         lines.append(f"{name:<22}" + "".join(f"{count[name]:>9}" for count in counts))
+    if report["problems"]:
+        lines += ["", "the server's warnings and errors:", *report["complaints"]]
     lines += ["", *report["problems"], *(f"WRONG: {text}" for text in report["wrong"])]
     lines.append("" if report["wrong"] else "nothing failed by the platform's fault, and nothing grew")
     return "\n".join(lines)
@@ -355,11 +382,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="cargo xtask soak")
     parser.add_argument("--minutes", type=float, default=20)
     parser.add_argument("--rate", type=float, default=40, help="invocations per second")
+    parser.add_argument("--kill-every", type=float, default=2, metavar="SECONDS")
+    parser.add_argument("--kill-any", action="store_true", help="also sandboxes that are just being made")
     parser.add_argument("--seed", type=int, default=int(time.time()))
     parser.add_argument("--output", type=Path, required=True)
     arguments = parser.parse_args()
     print(f"{arguments.minutes} minutes, seed {arguments.seed}, {binary()}", flush=True)
-    report = Soak(arguments.minutes * 60, arguments.rate, arguments.seed).run()
+    kills = (arguments.kill_every, arguments.kill_any)
+    report = Soak(arguments.minutes * 60, arguments.rate, arguments.seed, *kills).run()
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     arguments.output.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     print(table(report))
