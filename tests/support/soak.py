@@ -28,6 +28,8 @@ CONFIG = {"limits": {"idle_ms": 2_000}}
 CLIENTS = 12
 CHURNERS = 2
 PROBLEMS_KEPT = 50
+# A guest of this age is not in the making any more: it has been reported as started.
+MADE_S = 0.3
 # Of the server's own log, from its end, to look for what it complained of.
 LOG_LINES = 100_000
 # Nothing waits longer for the end of one client than this: the longest invocation, and some.
@@ -310,14 +312,14 @@ class Soak:
     def _victims(self) -> list:
         """Guests, zygotes, and the first processes of their sandboxes; with `kill_any` also what is just being made."""
         home = kernel.namespace(self.server.pid, "pid")
-        tree = sorted(kernel.tree_of(self.server.pid))
+        tree = dict(sorted(kernel.tree_of(self.server.pid).items()))
         places = {pid: kernel.namespace(pid, "pid") for pid in tree}
         sandboxed = [pid for pid in tree if places[pid] not in (home, None)]
         if self.kill_any:
             return sandboxed
         # What is still being made runs the program of the server itself.
         program = _program(self.server.pid)
-        made = {places[pid] for pid in sandboxed if _program(pid) not in (program, None)}
+        made = {places[pid] for pid in sandboxed if _program(pid) not in (program, None) and _age_s(tree[pid]) > MADE_S}
         return [pid for pid in sandboxed if places[pid] in made]
 
     def _report(self, stopped, left: list) -> dict:
@@ -349,6 +351,11 @@ class Soak:
             "complaints": self.complaints,
             "wrong": wrong,
         }
+
+
+def _age_s(start_ticks: int) -> float:
+    with open("/proc/uptime", encoding="ascii") as file:
+        return float(file.read().split()[0]) - start_ticks / os.sysconf("SC_CLK_TCK")
 
 
 def _program(pid: int) -> str | None:
