@@ -26,7 +26,11 @@ fn measure(options: &Options) -> Result<bool, Failure> {
         eprintln!("row {}: {}", row.number, row.title);
         let begun = Instant::now();
         match (row.measure)(options) {
-            Ok(lines) => table.lines.extend(lines),
+            Ok(lines) => {
+                // A run that is broken off has shown what it had.
+                lines.iter().for_each(|line| eprintln!("    {}", line.short()));
+                table.lines.extend(lines);
+            }
             Err(Failure(text)) => {
                 eprintln!("bench: row {}: {text}", row.number);
                 let first = text.lines().next().unwrap_or_default();

@@ -137,6 +137,12 @@ impl Line {
         }
     }
 
+    /// The line without the rest of the table.
+    pub fn short(&self) -> String {
+        let [_, measure, ours, comparator, beside, judged, must, aim, reached, ..] = self.cells();
+        format!("{measure}: {ours}, {beside} {comparator}; {judged} (must {must}, aim {aim}): {reached}")
+    }
+
     fn cells(&self) -> [String; 11] {
         let amount = |value: Option<f64>| value.map_or("-".to_owned(), |v| format!("{} {}", figure(v), self.unit));
         let cpu = |value: Option<f64>| value.map_or("-".to_owned(), figure);
