@@ -54,8 +54,9 @@ pub async fn invoke(gateway: &Gateway, call: Call) -> Result<Answer, Refusal> {
         trace_id: trace_id.clone(),
     };
     let mut result = gateway.router.invoke(request()).await;
-    if is_inactive(&result) && wake(gateway, &named).await {
-        result = gateway.router.invoke(request()).await;
+    // Rare, and boxed so that each invocation sets memory aside for one of them only.
+    if is_inactive(&result) && Box::pin(wake(gateway, &named)).await {
+        result = Box::pin(gateway.router.invoke(request())).await;
     }
     let (completed, version) = result.map_err(refused)?;
     Ok(answer(completed, version, wishes.log_tail, &trace_id))

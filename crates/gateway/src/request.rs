@@ -23,7 +23,7 @@ use sha2::{Digest, Sha256};
 use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Poll;
@@ -176,7 +176,9 @@ impl Gateway {
             Match::Unknown if matches!(parts.uri.path(), "/healthz" | "/metrics") => PROBE,
             Match::Unknown => UNKNOWN,
         };
-        let carried = catch_panic(self.carry(found, parts, body, peer, id.clone())).await;
+        // Pinned where it is made: it is large, and would otherwise be here twice.
+        let mut carried = pin!(self.carry(found, parts, body, peer, id.clone()));
+        let carried = catch_panic(carried.as_mut()).await;
         let result = carried.unwrap_or_else(|| {
             self.metrics.panics.inc();
             tracing::error!(%id, operation, "a request was ended by a defect");
@@ -233,7 +235,11 @@ impl Gateway {
             body,
             id,
         };
-        self.dispatch(operation, call).await
+        match operation {
+            Operation::Invoke => invoke::invoke(self, call).await,
+            // The futures of management are large; no connection that only invokes sets memory aside for them.
+            operation => Box::pin(self.dispatch(operation, call)).await,
+        }
     }
 
     /// Everything about the sender that can be judged without the body.
@@ -484,8 +490,7 @@ fn respond(result: Result<Answer, Refusal>, id: &str) -> Response<body::Answer> 
 }
 
 /// `None` if the work panicked. The defect stays inside one request.
-async fn catch_panic<T>(work: impl Future<Output = T>) -> Option<T> {
-    let mut work = pin!(work);
+async fn catch_panic<T>(mut work: Pin<&mut impl Future<Output = T>>) -> Option<T> {
     poll_fn(move |cx| match catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(cx))) {
         Ok(Poll::Pending) => Poll::Pending,
         Ok(Poll::Ready(result)) => Poll::Ready(Some(result)),
@@ -522,13 +527,23 @@ mod tests {
     #[test]
     fn a_panic_ends_only_its_own_request() {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        assert_eq!(runtime.block_on(catch_panic(async { 1 })), Some(1));
+        assert_eq!(runtime.block_on(catch_panic(pin!(async { 1 }))), Some(1));
         let defect = async {
             tokio::task::yield_now().await;
             if true {
                 panic!("on purpose");
             }
         };
-        assert_eq!(runtime.block_on(catch_panic(defect)), None);
+        assert_eq!(runtime.block_on(catch_panic(pin!(defect))), None);
+    }
+
+    #[test]
+    fn a_request_sets_little_memory_aside() {
+        fn bytes<A, B, C, F>(_: impl Fn(A, B, C) -> F) -> usize {
+            size_of::<F>()
+        }
+        // As much for each connection, whatever it asks for.
+        let answer = bytes(|gateway: Arc<Gateway>, request: Request<Incoming>, peer| gateway.answer(request, peer));
+        assert!(answer <= 4_096, "{answer} bytes");
     }
 }
