@@ -95,7 +95,7 @@ def _refusal(raw: Raw) -> Refusal:
 class Api:
     """A boto3 Lambda client with short cuts. Its parameter checks are off: the server's are under test."""
 
-    def __init__(self, endpoint: str, credentials: dict | None, region: str = REGION):
+    def __init__(self, endpoint: str, credentials: dict | None, region: str = REGION, verify: str | None = None):
         self.endpoint = endpoint
         keys = credentials or {"AWS_ACCESS_KEY_ID": "none", "AWS_SECRET_ACCESS_KEY": "none"}
         self.credentials = Credentials(
@@ -110,6 +110,7 @@ class Api:
         ).client(
             "lambda",
             endpoint_url=endpoint,
+            verify=verify,
             config=Config(
                 retries={"total_max_attempts": 1},
                 connect_timeout=5,

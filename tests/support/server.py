@@ -7,6 +7,7 @@ import shlex
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import tempfile
 import time
@@ -80,7 +81,8 @@ def toml_text(table: dict, path: str = "") -> str:
 class Server:
     """A server and its data folder. `mode` is "root" or "user"; root may start both, an ordinary user the latter.
 
-    `open_files` is the soft limit that it is started with.
+    `open_files` is the soft limit that it is started with. `ca` is the file of the authority behind its certificate, if it
+    speaks TLS.
     """
 
     live: list = []
@@ -92,8 +94,10 @@ class Server:
         flags: tuple = (),
         data_dir: str | None = None,
         open_files: int | None = None,
+        ca: str | None = None,
     ):
         self.mode = mode
+        self.ca = ca
         self.open_files = open_files
         self.flags = list(flags)
         self.scratch = tempfile.mkdtemp(prefix="tidegate-test-")
@@ -172,7 +176,8 @@ class Server:
     def healthy(self) -> bool:
         """Does /healthz answer 200?"""
         try:
-            with urllib.request.urlopen(f"{self.endpoint}/healthz", timeout=5) as answer:
+            trust = ssl.create_default_context(cafile=self.ca) if self.ca else None
+            with urllib.request.urlopen(f"{self.endpoint}/healthz", timeout=5, context=trust) as answer:
                 return answer.status == 200
         except (OSError, urllib.error.URLError):
             return False
@@ -180,7 +185,7 @@ class Server:
     @property
     def endpoint(self) -> str:
         """Where clients find it."""
-        return f"http://127.0.0.1:{self.port}"
+        return f"{'https' if self.ca else 'http'}://127.0.0.1:{self.port}"
 
     @property
     def pid(self) -> int:

@@ -7,8 +7,10 @@ use aws_sigv4::http_request::{SignableBody, SignableRequest, SigningSettings, si
 use aws_sigv4::sign::v4;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
+use std::path::Path;
 use std::time::{Duration, SystemTime};
 use ureq::http::{HeaderMap, Method, Request};
+use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
 
 /// What is left as it is in paths and queries: RFC 3986's unreserved characters.
 const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
@@ -107,9 +109,25 @@ pub fn segment(text: &str) -> String {
     utf8_percent_encode(text, UNRESERVED).to_string()
 }
 
+/// Trusts the certificates of a PEM file and no others.
+fn trusting(path: &Path) -> Result<TlsConfig, Error> {
+    let text = std::fs::read(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
+    let items: Result<Vec<_>, _> = parse_pem(&text).collect();
+    let certificates = items.unwrap_or_default().into_iter().filter_map(|item| match item {
+        PemItem::Certificate(certificate) => Some(certificate),
+        _ => None,
+    });
+    let certificates: Vec<_> = certificates.collect();
+    if certificates.is_empty() {
+        let what = format!("{} holds no certificates in PEM form", path.display());
+        return Err(Error::usage(what, "name a file of CA certificates with --ca-bundle"));
+    }
+    Ok(TlsConfig::builder().root_certs(RootCerts::from(certificates)).build())
+}
+
 impl Client {
     /// Connections are kept alive between calls; redirects are not followed.
-    pub fn new(target: Target) -> Client {
+    pub fn new(target: Target) -> Result<Client, Error> {
         let config = ureq::Agent::config_builder()
             .http_status_as_error(false)
             .max_redirects(0)
@@ -118,7 +136,11 @@ impl Client {
             .user_agent("tidegate-cli");
         // A proxy of the environment is no way to reach this machine itself.
         let config = if target.is_loopback { config.proxy(None) } else { config };
-        Client { target, agent: config.build().into() }
+        let config = match &target.ca_bundle {
+            Some(path) => config.tls_config(trusting(path)?),
+            None => config,
+        };
+        Ok(Client { target, agent: config.build().into() })
     }
 
     /// The server runs on this machine.

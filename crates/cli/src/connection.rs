@@ -4,6 +4,7 @@ use crate::error::Error;
 use clap::Args;
 use model::Region;
 use std::fmt;
+use std::path::PathBuf;
 use ureq::http::Uri;
 
 /// Where `tidegate serve` listens unless told otherwise.
@@ -29,6 +30,9 @@ pub struct Connection {
     /// The session token [default: AWS_SESSION_TOKEN]
     #[arg(long, value_name = "TOKEN", requires = "access_key_id", help_heading = "Connection")]
     pub session_token: Option<String>,
+    /// Certificates to trust instead of the usual ones, a PEM file [default: AWS_CA_BUNDLE]
+    #[arg(long, value_name = "FILE", help_heading = "Connection")]
+    pub ca_bundle: Option<PathBuf>,
 }
 
 impl fmt::Debug for Connection {
@@ -50,6 +54,8 @@ pub struct Target {
     pub region: String,
     /// `None`: requests go unsigned.
     pub credentials: Option<Credentials>,
+    /// Certificates to trust; `None`: the usual ones.
+    pub ca_bundle: Option<PathBuf>,
 }
 
 /// An access key.
@@ -80,7 +86,8 @@ impl Connection {
         Region::parse(&region)
             .map_err(|error| Error::usage(format!("'{region}' is not a region: {error}"), "try --region us-east-1"))?;
         let (endpoint, host, is_loopback) = parse_endpoint(&endpoint)?;
-        Ok(Target { endpoint, host, is_loopback, region, credentials: self.credentials(&first)? })
+        let ca_bundle = self.ca_bundle.clone().or_else(|| first(&["AWS_CA_BUNDLE"]).map(PathBuf::from));
+        Ok(Target { endpoint, host, is_loopback, region, credentials: self.credentials(&first)?, ca_bundle })
     }
 
     fn credentials(&self, first: &dyn Fn(&[&str]) -> Option<String>) -> Result<Option<Credentials>, Error> {
@@ -139,6 +146,7 @@ mod tests {
             access_key_id: None,
             secret_access_key: None,
             session_token: None,
+            ca_bundle: None,
         }
     }
 

@@ -91,5 +91,5 @@ pub fn run(command: Command) -> ExitCode {
 
 fn with_client(shared: &Shared, work: impl FnOnce(&Client) -> Result<(), Error>) -> Result<(), Error> {
     let target = shared.connection.resolve(&|name| std::env::var(name).ok())?;
-    work(&Client::new(target))
+    work(&Client::new(target)?)
 }

@@ -157,7 +157,8 @@ async fn read_at(gateway: &Gateway, name: &FunctionName, qualifier: Option<&Qual
 fn location(gateway: &Gateway, call: &Call, function: &Function) -> String {
     let path = format!("/tidegate/v1/packages/{}", function.code.digest);
     // Whoever terminates TLS in front of us says so; it changes nothing but the caller's own URL.
-    let scheme = if call.header("x-forwarded-proto") == Some("https") { "https" } else { "http" };
+    let encrypted = gateway.encrypted || call.header("x-forwarded-proto") == Some("https");
+    let scheme = if encrypted { "https" } else { "http" };
     let target = Target { scheme, host: &call.host, path: &path, query: "" };
     match gateway.signing_key() {
         Some(key) => presign(key, gateway.place.region.as_str(), &target, LOCATION_EXPIRES_S, now_s()),

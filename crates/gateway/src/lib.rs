@@ -8,6 +8,8 @@ mod service;
 
 mod silence;
 
+pub mod tls;
+
 mod request;
 
 mod ids;

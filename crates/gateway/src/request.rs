@@ -54,6 +54,8 @@ pub struct Gateway {
     pub control: control::Handle,
     pub metrics: Metrics,
     pub draining: AtomicBool,
+    /// All connections are TLS.
+    pub encrypted: bool,
     keys: Keys,
     mode: Mode,
     registry: Registry,
@@ -147,6 +149,7 @@ impl Gateway {
             control,
             metrics,
             draining,
+            encrypted: false,
             keys,
             mode,
             registry,

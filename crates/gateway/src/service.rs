@@ -4,6 +4,7 @@ use crate::Auth;
 use crate::metrics::Metrics;
 use crate::request::Gateway;
 use crate::silence::{Clock, Watched};
+use crate::tls::Tls;
 use crate::validation::references::Place;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -19,9 +20,11 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet};
+use tokio_rustls::TlsAcceptor;
 
 /// Pause after the system refused to take a connection, mostly for lack of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -38,6 +41,8 @@ pub struct Config {
     pub limits: Limits,
     /// Who is let in.
     pub auth: Auth,
+    /// Whether connections are encrypted.
+    pub tls: Option<Tls>,
     /// The one account.
     pub account: AccountId,
     /// The one region.
@@ -53,6 +58,7 @@ pub struct Config {
 /// The loop.
 pub struct Service {
     gateway: Arc<Gateway>,
+    tls: Option<Tls>,
 }
 
 /// The cheap, cloneable way to the gateway.
@@ -73,18 +79,21 @@ impl Service {
     pub fn new(mut config: Config) -> (Service, Handle) {
         let metrics = Metrics::register(&mut config.registry);
         let place = Place { account: config.account, region: config.region };
-        let Config { limits, auth, router, control, registry, .. } = config;
-        let gateway = Arc::new(Gateway::new(limits, auth, place, router, control, registry, metrics));
-        (Service { gateway: gateway.clone() }, Handle { gateway })
+        let Config { limits, auth, router, control, registry, tls, .. } = config;
+        let mut gateway = Gateway::new(limits, auth, place, router, control, registry, metrics);
+        gateway.encrypted = tls.is_some();
+        let gateway = Arc::new(gateway);
+        (Service { gateway: gateway.clone(), tls }, Handle { gateway })
     }
 
     /// Serves until `shutdown` is ready; then takes no more connections, lets requests in flight finish for at most
     /// `Limits::drain_ms`, and returns.
     pub async fn run(self, listener: TcpListener, shutdown: impl Future<Output = ()>) {
-        let gateway = self.gateway;
+        let Service { gateway, tls } = self;
         let permits = Arc::new(Semaphore::new(gateway.limits.connections));
         let (stop, stopping) = watch::channel(false);
         let mut connections = JoinSet::new();
+        let renewing = tls.clone().map(|tls| tokio::spawn(tls.follow()));
         let mut shutdown = pin!(shutdown);
         loop {
             let accepted = tokio::select! {
@@ -96,9 +105,11 @@ impl Service {
                 tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             };
-            connections.spawn(connection(gateway.clone(), stream, peer, stopping.clone(), permit));
+            let acceptor = tls.as_ref().map(Tls::acceptor);
+            connections.spawn(connection(gateway.clone(), (stream, acceptor), peer, stopping.clone(), permit));
         }
         drop(listener);
+        renewing.inspect(JoinHandle::abort);
         gateway.draining.store(true, Ordering::Release);
         // Without connections nobody listens, and that is fine.
         let _ = stop.send(true);
@@ -130,15 +141,37 @@ async fn accept(
 /// Carries one connection to its end.
 async fn connection(
     gateway: Arc<Gateway>,
-    stream: TcpStream,
+    (stream, acceptor): (TcpStream, Option<TlsAcceptor>),
     peer: SocketAddr,
-    mut stopping: watch::Receiver<bool>,
+    stopping: watch::Receiver<bool>,
     _permit: OwnedSemaphorePermit,
 ) {
     // Answers are small and should not wait for more to send.
     let _ = stream.set_nodelay(true);
     let _counted = Counted::new(&gateway);
     let clock = Clock::new(&gateway.limits);
+    let stream = Watched::new(stream, clock.clone());
+    let Some(acceptor) = acceptor else { return serve(gateway, stream, clock, peer, stopping).await };
+    // The clock has run since the connection was made: a client owes its handshake and its first head together.
+    let shaken = tokio::select! {
+        biased;
+        shaken = acceptor.accept(stream) => shaken,
+        () = clock.ran_out() => return,
+    };
+    match shaken {
+        Ok(stream) => serve(gateway, stream, clock, peer, stopping).await,
+        Err(error) => tracing::debug!(%peer, %error, "a handshake failed"),
+    }
+}
+
+/// Carries the requests of one connection, whose bytes move `clock`.
+async fn serve(
+    gateway: Arc<Gateway>,
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    clock: Clock,
+    peer: SocketAddr,
+    mut stopping: watch::Receiver<bool>,
+) {
     let service = {
         let (gateway, clock) = (gateway.clone(), clock.clone());
         service_fn(move |request: Request<Incoming>| {
@@ -151,8 +184,7 @@ async fn connection(
         })
     };
     let builder = builder(&gateway.limits);
-    let stream = TokioIo::new(Watched::new(stream, clock.clone()));
-    let mut connection = pin!(builder.serve_connection(stream, service));
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
     let mut silence = pin!(clock.ran_out());
     let mut told = false;
     loop {

@@ -57,8 +57,10 @@ async fn serve(limits: Limits, auth: Auth, worker: router::Worker) -> Server {
     .unwrap();
     let router = router::Config { snapshot, shares, limits: router::Limits::of(&limits), worker };
     let router = router::Handle::new(router);
-    let (service, handle) =
-        Service::new(Config { limits, auth, account, region, router, control, registry: Registry::default() });
+    let (service, handle) = {
+        let registry = Registry::default();
+        Service::new(Config { limits, auth, tls: None, account, region, router, control, registry })
+    };
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (stop, stopped) = oneshot::channel::<()>();

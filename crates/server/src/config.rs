@@ -22,6 +22,8 @@ pub struct File {
     pub region: Option<Region>,
     /// `uid_base = 2000000`: as root, the daemon's user id; instances have the ids behind it.
     pub uid_base: Option<u32>,
+    /// `[tls] cert = "/etc/tidegate/cert.pem"` and `key = ...`
+    pub tls: Option<gateway::tls::Files>,
     /// `log_level = "info"`
     pub log_level: Option<tracing::Level>,
     /// `threads = 4`: of the daemon, for everything but work that blocks.
@@ -101,6 +103,7 @@ pub fn parse(text: &str) -> Result<File, Vec<String>> {
     if let Some(section) = top.section("s3") {
         file.s3 = s3(section);
     }
+    file.tls = top.section("tls").and_then(tls);
     if let Some(section) = top.section("network") {
         network(section, &mut file);
     }
@@ -283,6 +286,13 @@ fn s3(mut section: Section<'_>) -> Option<store::remote::S3Config> {
     section.end();
     let (endpoint, access_key_id, secret_access_key) = (endpoint?, access_key_id?, secret_access_key?);
     Some(store::remote::S3Config { endpoint, region, access_key_id, secret_access_key, path_style })
+}
+
+fn tls(mut section: Section<'_>) -> Option<gateway::tls::Files> {
+    let cert = section.required("cert", "a path to a PEM file", |t| Some(PathBuf::from(t)));
+    let key = section.required("key", "a path to a PEM file", |t| Some(PathBuf::from(t)));
+    section.end();
+    Some(gateway::tls::Files { cert: cert?, key: key? })
 }
 
 fn network(mut section: Section<'_>, file: &mut File) {

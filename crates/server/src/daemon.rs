@@ -77,7 +77,8 @@ async fn serve(settings: Settings, listener: TcpListener, launcher: OwnedFd, dat
     let limits = settings.file.limits.clone();
     let store = store::Store::open(data_dir)?;
     let address = listener.local_addr().map_err(Error::Listener)?;
-    let endpoint = format!("http://{address}");
+    let scheme = if settings.tls.is_some() { "https" } else { "http" };
+    let endpoint = format!("{scheme}://{address}");
     let key = access_key::load_or_create(data_dir, &settings.region, endpoint.clone())?;
     let (logs, log_writer) = log_writer::start(store.clone(), limits.clone()).map_err(Error::LogWriter)?;
 
@@ -194,6 +195,7 @@ fn gateway_config(
     gateway::Config {
         limits: settings.file.limits.clone(),
         auth,
+        tls: settings.tls.clone(),
         account: settings.account.clone(),
         region: settings.region.clone(),
         router,

@@ -30,6 +30,12 @@ pub struct Serve {
     #[arg(long, value_name = "SCOPE", num_args = 0..=1, require_equals = true, default_missing_value = "loopback",
           value_parser = ["loopback", "public"])]
     no_auth: Option<String>,
+    /// Speak TLS with the certificate in this PEM file; taken anew when it changes
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+    /// The certificate's private key, a PEM file
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
     /// How much is said on stderr: error, warn, info, debug or trace [default: info]
     #[arg(long, value_name = "LEVEL")]
     log_level: Option<tracing::Level>,
@@ -44,7 +50,6 @@ fn parse_region(text: &str) -> Result<Region, String> {
 }
 
 /// What a server runs with, after file and flags.
-#[derive(Debug)]
 pub struct Settings {
     /// From the file.
     pub file: config::File,
@@ -60,6 +65,8 @@ pub struct Settings {
     pub auth_required: bool,
     /// Whether, if they need none, they may come from beyond this machine.
     pub open_to_all: bool,
+    /// Speaks TLS.
+    pub tls: Option<gateway::tls::Tls>,
     /// How much is said.
     pub log_level: tracing::Level,
 }
@@ -77,6 +84,8 @@ enum Error {
         #[source]
         source: std::io::Error,
     },
+    #[error("speak TLS")]
+    Tls(#[from] gateway::tls::Error),
     #[error("prepare the sandboxes")]
     Prepare(#[from] sandbox::Error),
     #[error("start the daemon")]
@@ -115,7 +124,10 @@ fn settle(options: &Serve) -> Result<Settings, Error> {
     let data_dir = options.data_dir.clone().or(file.data_dir.take()).unwrap_or_else(|| crate::DATA_DIR.into());
     let account = options.account_id.clone().or(file.account_id.take());
     let region = options.region.clone().or(file.region.take());
+    // Read here, where a key that only root may read can be read.
+    let tls = tls_files(options, &mut file).map(gateway::tls::Tls::load).transpose()?;
     Ok(Settings {
+        tls,
         listen,
         data_dir,
         account: account.unwrap_or_else(access_key::default_account),
@@ -125,6 +137,14 @@ fn settle(options: &Serve) -> Result<Settings, Error> {
         log_level: options.log_level.or(file.log_level).unwrap_or(tracing::Level::INFO),
         file,
     })
+}
+
+/// Absolute, since the daemon may have another working folder; links are followed anew each time.
+fn tls_files(options: &Serve, file: &mut config::File) -> Option<gateway::tls::Files> {
+    let flags = options.tls_cert.clone().zip(options.tls_key.clone());
+    let (cert, key) = flags.or_else(|| file.tls.take().map(|files| (files.cert, files.key)))?;
+    let absolute = |path: PathBuf| std::path::absolute(&path).unwrap_or(path);
+    Some(gateway::tls::Files { cert: absolute(cert), key: absolute(key) })
 }
 
 /// Places of the launcher beyond the instances that the worker may have.
