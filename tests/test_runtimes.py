@@ -411,8 +411,8 @@ class TestInstances:
         api = Api(server.endpoint, server.credentials())
         name = api.create(zip_fixture("probe.py"), Handler="probe.counter")
         first = api.invoke(name, {}).ok()
-        resting = len(server.tree())
-        wait_until(lambda: len(server.tree()) <= resting - 2, "the idle instance's processes end", 10)
+        assert kernel.guests_below(server.pid)
+        wait_until(lambda: not kernel.guests_below(server.pid), "the idle instance's processes end", 10)
         second = api.invoke(name, {}).ok()
         assert second["count"] == 1 and second["marker"] != first["marker"]
 

@@ -5,6 +5,7 @@
 //! is a JSON object, the body is payload bytes.
 
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// Bytes before the header: length, kind, header length.
 pub const PREFIX_BYTES: usize = 9;
@@ -25,6 +26,8 @@ pub enum Kind {
     Error = 4,
     /// Shim to worker: Init failed. Header [`Answer`] without an id, body the error as JSON.
     InitError = 5,
+    /// Worker to shim: the function of a guest that ran before it had one. Header [`Assign`], no body.
+    Assign = 6,
     /// Shim to worker: log lines of one of several invocations. Header [`Answer`] with the id, body text.
     Log = 7,
 }
@@ -37,6 +40,7 @@ impl Kind {
             3 => Some(Kind::Response),
             4 => Some(Kind::Error),
             5 => Some(Kind::InitError),
+            6 => Some(Kind::Assign),
             7 => Some(Kind::Log),
             _ => None,
         }
@@ -58,6 +62,17 @@ pub struct Invoke<'a> {
     pub client_context: Option<&'a str>,
     /// The caller's Cognito identity as JSON text.
     pub cognito: Option<&'a str>,
+}
+
+/// The header of an [`Kind::Assign`] frame.
+#[derive(Debug, Serialize)]
+pub struct Assign<'a> {
+    /// The whole environment.
+    pub environment: BTreeMap<&'a str, &'a str>,
+    /// Open files per process, at most.
+    pub open_files: u32,
+    /// Processes and threads, at most.
+    pub processes: u32,
 }
 
 /// The header of what a shim sends.
@@ -116,13 +131,23 @@ pub fn read_answer(header: &[u8]) -> Result<Answer, FrameError> {
 
 /// The bytes of an invoke frame before its body.
 pub fn write_invoke(invoke: &Invoke<'_>, body_bytes: usize) -> Vec<u8> {
+    write_frame(Kind::Invoke, invoke, body_bytes)
+}
+
+/// The bytes of an assign frame.
+pub fn write_assign(assign: &Assign<'_>) -> Vec<u8> {
+    write_frame(Kind::Assign, assign, 0)
+}
+
+/// The bytes of a frame before its body.
+fn write_frame(kind: Kind, header: &impl Serialize, body_bytes: usize) -> Vec<u8> {
     let mut frame = vec![0; PREFIX_BYTES];
-    // An `Invoke` holds only strings and a number: writing it to a Vec cannot fail.
-    serde_json::to_writer(&mut frame, invoke).unwrap_or_default();
+    // The headers hold only strings and numbers: writing them to a Vec cannot fail.
+    serde_json::to_writer(&mut frame, header).unwrap_or_default();
     let header_bytes = frame.len() - PREFIX_BYTES;
     let length = PREFIX_BYTES - 4 + header_bytes + body_bytes;
     frame[0..4].copy_from_slice(&(length as u32).to_le_bytes());
-    frame[4] = Kind::Invoke as u8;
+    frame[4] = kind as u8;
     frame[5..9].copy_from_slice(&(header_bytes as u32).to_le_bytes());
     frame
 }

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 /// Bytes of one message, at most; a longer one ends the connection.
 pub const MESSAGE_BYTES_MAX: usize = 256 * 1024;
 /// Open files beside one message, at most.
-pub const MESSAGE_FILES_MAX: usize = 4;
+pub const MESSAGE_FILES_MAX: usize = 24;
 /// Environment variables of one instance, at most.
 pub const ENVIRONMENT_VARIABLES_MAX: usize = 512;
 /// Bytes of all names and values of one environment, at most.
@@ -24,14 +24,20 @@ pub const CPU_MILLIS_MAX: u32 = 1_024_000;
 pub const COUNT_MAX: u32 = 1_048_576;
 /// The longest time between SIGTERM and SIGKILL.
 pub const GRACE_MS_MAX: u64 = 60_000;
+/// Kinds of instances that are kept in stock, at most.
+pub const EXPECTED_MAX: usize = 32;
 
 /// What the daemon asks of the launcher.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Request {
-    /// Make a sandbox and start a guest in it. Files beside it: the write end of the log pipe and, for
-    /// [`Program::Managed`], the guest's end of the channel. Answered by `Started` or `StartFailed`.
+    /// Give a sandbox to a function, one that is in stock or a new one. Answered by `Started` or `StartFailed`.
     Start(Start),
+    /// These kinds of instances are likely to be wanted: keep some of them in stock. Replaces what was said before.
+    Expect {
+        /// At most [`EXPECTED_MAX`]; what exceeds it is ignored.
+        kinds: Vec<InstanceKind>,
+    },
     /// SIGTERM to the guest's main process, SIGKILL to all after `grace_ms` (0: at once). Ends in `Exited`. An unknown
     /// instance is ignored: it has ended meanwhile.
     Stop {
@@ -55,6 +61,20 @@ pub enum Request {
         /// Which.
         instance: u64,
     },
+}
+
+/// What has to be known of an instance before its function is.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct InstanceKind {
+    /// What runs.
+    pub program: Program,
+    /// Memory limit, MB.
+    pub memory_mb: u32,
+    /// Size of `/tmp`, MB.
+    pub tmp_mb: u32,
+    /// What the guest may reach.
+    pub network: Network,
 }
 
 /// One instance to start.
@@ -86,7 +106,7 @@ pub struct Start {
 }
 
 /// What runs in an instance.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Program {
     /// The interpreter of a managed runtime with our shim; the channel is its file descriptor 3.
@@ -99,7 +119,7 @@ pub enum Program {
 }
 
 /// What a guest may reach over the network.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Network {
     /// The outside world through address translation, with DNS.
@@ -189,7 +209,8 @@ pub enum Event {
         /// No further message of this kind will come.
         complete: bool,
     },
-    /// The guest's program is running. Files beside it: the Runtime API's listener if asked for, then the file that
+    /// The guest's program is running. Files beside it, in this order: the read end of its log; for
+    /// [`Program::Managed`] the daemon's end of the channel; the Runtime API's listener if asked for; the file that
     /// `memory` speaks of, if it speaks of one.
     Started {
         /// Which.
@@ -198,6 +219,9 @@ pub enum Event {
         pid: i32,
         /// How the peak of its memory can be read.
         memory: MemorySource,
+        /// The guest ran before it had a function: it waits for the channel's `Assign` frame, which brings the
+        /// environment.
+        waits: bool,
     },
     /// Nothing runs and nothing is left behind; `Exited` does not follow.
     StartFailed {

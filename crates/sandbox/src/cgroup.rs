@@ -147,30 +147,46 @@ impl Cgroups {
         remove_trees(&self.dirs());
     }
 
-    /// Makes the group of one instance and sets its limits.
-    pub fn create(&self, start: &Start) -> io::Result<Group> {
-        let name = start.instance.to_string();
+    /// Makes the group of one sandbox, without limits.
+    pub fn create(&self, name: &str) -> io::Result<Group> {
         let version = self.controllers().version;
-        let mut group =
-            Group { dirs: Vec::new(), memory: None, cpu: None, freezer: None, version, settled_quota_us: None };
-        let made = self.fill(&mut group, &name, start);
+        let mut group = Group {
+            dirs: Vec::new(),
+            memory: None,
+            cpu: None,
+            pids: None,
+            freezer: None,
+            version,
+            settled_quota_us: None,
+        };
+        let made = self.fill(&mut group, name);
         if made.is_err() {
             group.remove();
         }
         made.map(|()| group)
     }
 
-    fn fill(&self, group: &mut Group, name: &str, start: &Start) -> io::Result<()> {
+    fn fill(&self, group: &mut Group, name: &str) -> io::Result<()> {
         for dir in self.dirs() {
             let dir = dir.join(name);
             fs::create_dir(&dir)?;
             group.dirs.push(dir);
         }
+        let of = |place: &Option<PathBuf>| place.as_ref().map(|dir| dir.join(name));
         match self {
-            Cgroups::V1(v1) => group.limit_v1(v1, name, start),
-            Cgroups::V2 { dir, controllers } => group.limit_v2(&dir.join(name), controllers, start),
-            Cgroups::None => Ok(()),
+            Cgroups::V1(v1) => {
+                (group.memory, group.cpu) = (of(&v1.memory), of(&v1.cpu));
+                (group.pids, group.freezer) = (of(&v1.pids), of(&v1.freezer));
+            }
+            Cgroups::V2 { dir, controllers } => {
+                let dir = dir.join(name);
+                let has = |name: &str| controllers.iter().any(|c| c == name).then(|| dir.clone());
+                (group.memory, group.cpu, group.pids) = (has("memory"), has("cpu"), has("pids"));
+                group.freezer = Some(dir);
+            }
+            Cgroups::None => {}
         }
+        Ok(())
     }
 }
 
@@ -298,6 +314,7 @@ pub struct Group {
     dirs: Vec<PathBuf>,
     memory: Option<PathBuf>,
     cpu: Option<PathBuf>,
+    pids: Option<PathBuf>,
     freezer: Option<PathBuf>,
     version: u8,
     /// The CPU limit after Init, if it differs from the one during Init.
@@ -305,49 +322,49 @@ pub struct Group {
 }
 
 impl Group {
-    fn limit_v1(&mut self, v1: &V1, name: &str, start: &Start) -> io::Result<()> {
-        if let Some(dir) = &v1.memory {
-            let dir = dir.join(name);
+    /// Sets the limits of one instance.
+    pub fn limit(&mut self, start: &Start) -> io::Result<()> {
+        match self.version {
+            1 => self.limit_v1(start),
+            _ => self.limit_v2(start),
+        }
+    }
+
+    fn limit_v1(&mut self, start: &Start) -> io::Result<()> {
+        if let Some(dir) = &self.memory {
             let bytes = memory_bytes(start);
             fs::write(dir.join("memory.limit_in_bytes"), &bytes)?;
             // Absent when the kernel does not account for swap; then there is none or it is not limited.
             let _ = fs::write(dir.join("memory.memsw.limit_in_bytes"), &bytes);
             let _ = fs::write(dir.join("memory.swappiness"), "0");
-            self.memory = Some(dir);
         }
-        if let Some(dir) = &v1.cpu {
-            let dir = dir.join(name);
+        if let Some(dir) = self.cpu.clone() {
             fs::write(dir.join("cpu.cfs_period_us"), CPU_PERIOD_US.to_string())?;
             fs::write(dir.join("cpu.cfs_quota_us"), self.init_quota_us(start).to_string())?;
             fs::write(dir.join("cpu.shares"), (u64::from(start.cpu_millis) * 1024 / 1000).max(2).to_string())?;
-            self.cpu = Some(dir);
         }
-        if let Some(dir) = &v1.pids {
-            fs::write(dir.join(name).join("pids.max"), processes(start))?;
-        }
-        self.freezer = v1.freezer.as_ref().map(|dir| dir.join(name));
-        Ok(())
+        self.pids.as_ref().map_or(Ok(()), |dir| fs::write(dir.join("pids.max"), processes(start)))
     }
 
-    fn limit_v2(&mut self, dir: &Path, controllers: &[String], start: &Start) -> io::Result<()> {
-        let has = |name: &str| controllers.iter().any(|c| c == name);
-        if has("memory") {
+    fn limit_v2(&mut self, start: &Start) -> io::Result<()> {
+        if let Some(dir) = &self.memory {
             fs::write(dir.join("memory.max"), memory_bytes(start))?;
             let _ = fs::write(dir.join("memory.swap.max"), "0");
             fs::write(dir.join("memory.oom.group"), "1")?;
-            self.memory = Some(dir.to_owned());
         }
-        if has("cpu") {
+        if let Some(dir) = self.cpu.clone() {
             fs::write(dir.join("cpu.max"), format!("{} {CPU_PERIOD_US}", self.init_quota_us(start)))?;
             let weight = (u64::from(start.cpu_millis) / 10).clamp(1, 10_000);
             fs::write(dir.join("cpu.weight"), weight.to_string())?;
-            self.cpu = Some(dir.to_owned());
         }
-        if has("pids") {
-            fs::write(dir.join("pids.max"), processes(start))?;
-        }
-        self.freezer = Some(dir.to_owned());
-        Ok(())
+        self.pids.as_ref().map_or(Ok(()), |dir| fs::write(dir.join("pids.max"), processes(start)))
+    }
+
+    /// The files through which a process that was not cloned into the groups puts itself there: it writes "0".
+    pub fn all_doors(&self) -> io::Result<Vec<OwnedFd>> {
+        let name = if self.version == 1 { "tasks" } else { "cgroup.procs" };
+        let open = |dir: &PathBuf| fs::OpenOptions::new().write(true).open(dir.join(name)).map(OwnedFd::from);
+        self.dirs.iter().map(open).collect()
     }
 
     /// On version 2, the folder into which the instance is cloned.

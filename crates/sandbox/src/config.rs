@@ -7,12 +7,16 @@ use std::path::{Path, PathBuf};
 /// Where a machine's own programs are. The `PATH` of services often lacks some of these.
 pub const SYSTEM_PATH: [&str; 6] = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"];
 
+/// Sandboxes that may be in the making or on their way out besides those of instances and those in stock.
+const STARTING_SPARE: u32 = 16;
+
 /// The launcher's settings.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
     /// The data folder; made when it is missing.
     pub data_dir: PathBuf,
-    /// As root: the daemon's user and group id; instances have the `instances_max` ids behind it.
+    /// As root: the daemon's user and group id; sandboxes have the ids behind it, 64 more than `instances_max`, and
+    /// zygotes the one behind those.
     pub uid_base: u32,
     /// Addresses for guests, four per instance.
     pub subnet: Subnet,
@@ -47,6 +51,16 @@ impl Config {
             home: None,
             shims: &[],
         }
+    }
+
+    /// Sandboxes at one time: those of instances, and those in stock.
+    pub(crate) fn slots(&self) -> u32 {
+        self.instances_max.saturating_add(crate::stock::ALL_MOST as u32 + STARTING_SPARE)
+    }
+
+    /// As root: the user id of zygotes, the last one of our range.
+    pub(crate) fn zygote_uid(&self) -> u32 {
+        self.uid_base.saturating_add(self.slots()).saturating_add(1)
     }
 
     /// The first program of this name in the search path.

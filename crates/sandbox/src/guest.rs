@@ -2,18 +2,22 @@
 
 use crate::init::{Obstacle, drop_privilege};
 use crate::inside::{Failure, Kept, Note, Plan, at};
+use crate::shape::USUAL;
 use crate::sys::{self, Signals};
 use crate::wire::{self, Wait};
 use api::launcher::STAGE_ENTRYPOINT;
 use landlock::{
-    ABI, Access, AccessFs, PathBeneath, PathFd, Ruleset, RulesetAttr, RulesetCreatedAttr, RulesetError, Scope,
+    ABI, Access, AccessFs, PathBeneath, PathFd, Ruleset, RulesetAttr, RulesetCreated, RulesetCreatedAttr, RulesetError,
+    Scope,
 };
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{DumpableBehavior, Resource, Rlimit, setrlimit};
+use serde::{Deserialize, Serialize};
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 
 /// The kernel ends the guest rather than the sandbox's own first process, whose score is 0.
 const OOM_SCORE: &str = "500";
@@ -23,26 +27,54 @@ const LANDLOCK: ABI = ABI::V6;
 const WRITABLE_DIRS: [&str; 2] = ["/tmp", "/dev/shm"];
 /// The programs of a custom runtime, in the order in which they are tried.
 const BOOTSTRAPS: [&CStr; 2] = [c"/var/task/bootstrap", c"/opt/bootstrap"];
+/// Tells our shims that they run before their function is known.
+const WAITS: &str = "TIDEGATE_WAITS";
 /// Descriptors below this number are given to the guest; ours are moved out of the way.
 const OWN_FIRST: i32 = 10;
 
-/// Becomes the guest, or says over `obstacles` why not.
-pub fn run(plan: &Plan<'_>, kept: &Kept, obstacles: BorrowedFd<'_>) -> ! {
-    let (failure, obstacles) = match rustix::io::fcntl_dupfd_cloexec(obstacles, OWN_FIRST) {
-        Ok(moved) => (become_guest(plan, kept), moved),
+/// What a guest that is about to execute a program is told.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Order {
+    /// The interpreter and its arguments; `None`: a bootstrap.
+    pub interpreter: Option<(PathBuf, Vec<String>)>,
+    /// The whole environment.
+    pub environment: Vec<(String, String)>,
+}
+
+/// Becomes the guest, or says over `orders` why not.
+pub fn run(plan: &Plan<'_>, kept: &Kept, orders: BorrowedFd<'_>) -> ! {
+    let (failure, orders) = match rustix::io::fcntl_dupfd_cloexec(orders, OWN_FIRST) {
+        Ok(moved) => (become_guest(plan, kept, moved.as_fd()), moved),
         Err(_) => sys::exit_now(1),
     };
     let obstacle = Obstacle { stage: failure.stage.to_owned(), message: failure.message };
-    let _ = wire::send(obstacles.as_fd(), &obstacle, &[], Wait::Block);
+    let _ = wire::send(orders.as_fd(), &obstacle, &[], Wait::Block);
     sys::exit_now(1)
 }
 
 /// Returns only on failure.
-fn become_guest(plan: &Plan<'_>, kept: &Kept) -> Failure {
-    match lock(plan, kept) {
-        Err(failure) => failure,
-        Ok(()) => start_program(plan),
+fn become_guest(plan: &Plan<'_>, kept: &Kept, orders: BorrowedFd<'_>) -> Failure {
+    if let Err(failure) = lock(plan, kept) {
+        return failure;
     }
+    let order = match &plan.interpreter {
+        Some(interpreter) => Order { interpreter: Some(interpreter.clone()), environment: waiting_environment() },
+        None => match wire::receive::<Order>(orders, &mut wire::Buffer::default(), Wait::Block) {
+            Ok(got) => got.message,
+            Err(error) => return at("guest", "wait for the function")(error),
+        },
+    };
+    // Again: the package was not there when this process entered the folder.
+    match rustix::process::chdir("/var/task") {
+        Ok(()) => start_program(&order),
+        Err(errno) => at("guest", "enter /var/task")(errno),
+    }
+}
+
+/// The environment of an interpreter that waits for its function.
+pub fn waiting_environment() -> Vec<(String, String)> {
+    let usual = USUAL.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+    usual.chain([(WAITS.to_owned(), "1".to_owned())]).collect()
 }
 
 fn lock(plan: &Plan<'_>, kept: &Kept) -> Result<(), Failure> {
@@ -52,11 +84,11 @@ fn lock(plan: &Plan<'_>, kept: &Kept) -> Result<(), Failure> {
     }
     rustix::process::setsid().map_err(at("guest", "setsid"))?;
     prefer_for_oom().map_err(at("guest", "raise the OOM score"))?;
-    set_limits(plan).map_err(at("limits", "setrlimit"))?;
+    let none = Rlimit { current: Some(0), maximum: Some(0) };
+    setrlimit(Resource::Core, none).map_err(at("limits", "setrlimit"))?;
     place_descriptors(kept).map_err(at("guest", "place descriptors"))?;
     sys::reset_signal_actions();
     Signals::of(&[]).block_only().map_err(at("guest", "unblock signals"))?;
-    rustix::process::chdir("/var/task").map_err(at("guest", "enter /var/task"))?;
     drop_privilege().map_err(at("guest", "drop capabilities"))?;
     restrict_paths().map_err(at("landlock", "restrict paths"))?;
     seccompiler::apply_filter(plan.filter).map_err(at("seccomp", "install the filter"))
@@ -69,18 +101,10 @@ fn prefer_for_oom() -> std::io::Result<()> {
     std::fs::write("/proc/self/oom_score_adj", OOM_SCORE)
 }
 
-fn set_limits(plan: &Plan<'_>) -> Result<(), Errno> {
-    let set = |resource, value: u64| setrlimit(resource, Rlimit { current: Some(value), maximum: Some(value) });
-    set(Resource::Core, 0)?;
-    set(Resource::Nofile, plan.start.open_files.into())?;
-    // Counted per user namespace, thus per instance, with the first process.
-    set(Resource::Nproc, u64::from(plan.start.processes) + 1)?;
-    plan.private_bytes_max.map_or(Ok(()), |bytes| set(Resource::Data, bytes))
-}
-
 /// 0: nothing; 1 and 2: the log; 3: the channel, if there is one. All others end with exec.
 fn place_descriptors(kept: &Kept) -> Result<(), Errno> {
-    let log = rustix::io::fcntl_dupfd_cloexec(&kept.log, OWN_FIRST)?;
+    let log = kept.log.as_ref().ok_or(Errno::BADF)?;
+    let log = rustix::io::fcntl_dupfd_cloexec(log, OWN_FIRST)?;
     let channel = kept.channel.as_ref().map(|fd| rustix::io::fcntl_dupfd_cloexec(fd, OWN_FIRST)).transpose()?;
     let null = rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
     place(null.as_fd(), 0)?;
@@ -94,7 +118,8 @@ fn place_descriptors(kept: &Kept) -> Result<(), Errno> {
     sys::close_on_exec_from(if channel.is_some() { 4 } else { 3 })
 }
 
-fn place(from: BorrowedFd<'_>, number: i32) -> Result<(), Errno> {
+/// Gives a descriptor this number, across exec.
+pub fn place(from: BorrowedFd<'_>, number: i32) -> Result<(), Errno> {
     if from.as_raw_fd() == number {
         return rustix::io::fcntl_setfd(from, rustix::io::FdFlags::empty());
     }
@@ -107,6 +132,12 @@ fn place(from: BorrowedFd<'_>, number: i32) -> Result<(), Errno> {
 }
 
 fn restrict_paths() -> Result<(), RulesetError> {
+    paths()?.restrict_self().map(drop)
+}
+
+/// What a guest may do to paths, and to processes and sockets outside of it. For a sandbox whose root is complete but
+/// for the package, which is mounted below the root and thus read-only.
+pub fn paths() -> Result<RulesetCreated, RulesetError> {
     let mut rules = Ruleset::default()
         .handle_access(AccessFs::from_all(LANDLOCK))?
         .scope(Scope::Signal | Scope::AbstractUnixSocket)?
@@ -121,23 +152,28 @@ fn restrict_paths() -> Result<(), RulesetError> {
     for device in crate::staging::DEVICES.iter().filter_map(|name| open(&format!("/dev/{name}"))) {
         rules = rules.add_rule(PathBeneath::new(device, AccessFs::from_file(LANDLOCK)))?;
     }
-    rules.restrict_self().map(drop)
+    Ok(rules)
 }
 
-fn start_program(plan: &Plan<'_>) -> Failure {
-    let pairs = plan.start.environment.iter().map(|(name, value)| CString::new(format!("{name}={value}")));
+fn start_program(order: &Order) -> Failure {
+    let pairs = order.environment.iter().map(|(name, value)| CString::new(format!("{name}={value}")));
     let environment: Vec<CString> = match pairs.collect() {
         Ok(environment) => environment,
         Err(error) => return at("environment", "hold a NUL")(error),
     };
-    let Some((program, arguments)) = &plan.interpreter else { return start_bootstrap(&environment) };
+    let Some((program, arguments)) = &order.interpreter else { return start_bootstrap(&environment) };
+    execute(program, arguments, &environment)
+}
+
+/// Executes an interpreter. Returns only on failure.
+pub fn execute(program: &Path, arguments: &[String], environment: &[CString]) -> Failure {
     let texts = std::iter::once(program.as_os_str().as_bytes().to_vec())
         .chain(arguments.iter().map(|argument| argument.clone().into_bytes()));
     let arguments: Vec<CString> = match texts.map(CString::new).collect() {
         Ok(arguments) => arguments,
         Err(error) => return at("interpreter", "hold a NUL")(error),
     };
-    let errno = sys::exec(&arguments[0], &arguments, &environment);
+    let errno = sys::exec(&arguments[0], &arguments, environment);
     at("interpreter", &format!("execute {}", program.display()))(errno)
 }
 

@@ -5,10 +5,11 @@
 
 use crate::init;
 use crate::netpool;
-use crate::staging::{GUEST_ID, Staging, open_package};
+use crate::shape::{Programs, Shape};
+use crate::staging::{GUEST_ID, Staging};
 use crate::sys;
 use crate::wire::{self, Wait};
-use api::launcher::{ExitStatus, Start};
+use api::launcher::ExitStatus;
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::mount::{self, MountFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags};
 use rustix::process::{DumpableBehavior, Signal};
@@ -29,29 +30,41 @@ const PROC_HIDDEN: [&str; 9] =
 /// Folders of `/proc` that no guest writes.
 const PROC_READ_ONLY: [&str; 4] = ["sys", "irq", "bus", "fs"];
 
-/// Everything that a new sandbox needs to know; the child has it as a copy of the launcher's memory.
+/// Everything that a new sandbox needs to know before its function is known; the child has it as a copy of the
+/// launcher's memory.
 pub struct Plan<'a> {
-    /// What the daemon asked for.
-    pub start: &'a Start,
+    /// What is made.
+    pub shape: &'a Shape,
     /// Where the parts are.
     pub staging: &'a Staging,
-    /// The name of the root below `root/`.
-    pub root: &'a str,
-    /// The name below `lang/` of what becomes `/var/lang`.
-    pub lang: Option<&'a str>,
-    /// For a managed runtime: the interpreter's path inside the sandbox, and its arguments.
+    /// Where programs come from.
+    pub programs: Programs<'a>,
+    /// For [`Guest::Running`](crate::shape::Guest::Running): the interpreter's path inside the sandbox, its arguments.
     pub interpreter: Option<(PathBuf, Vec<String>)>,
     /// Whether the sandbox is born in a network namespace that is complete.
     pub connected: bool,
     /// The filter for the guest.
     pub filter: &'a BpfProgram,
-    /// A limit for private memory where no control group limits it, bytes.
-    pub private_bytes_max: Option<u64>,
 }
 
 /// The launcher's word that the child may begin. Beside it, if the launcher has one: the file system for `/tmp`.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Go;
+
+/// The launcher's word on what the sandbox is for. Beside it: the mount of the package.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Assignment {
+    /// For a guest that is about to execute a managed runtime: program and arguments.
+    pub interpreter: Option<(PathBuf, Vec<String>)>,
+    /// For a guest that is about to execute a program: its whole environment.
+    pub environment: Vec<(String, String)>,
+    /// Processes and threads, at most.
+    pub processes: u32,
+    /// Open files per process, at most.
+    pub open_files: u32,
+    /// A limit for private memory where no control group limits it, bytes.
+    pub private_bytes_max: Option<u64>,
+}
 
 /// What the first process tells the launcher.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -60,6 +73,9 @@ pub enum Note {
     Listener,
     /// Sent by the guest's main process before it becomes the guest; its sender is what counts.
     Guest,
+    /// The sandbox waits for its function. Beside it, if the guest is to come from a zygote: what the guest needs to
+    /// enter, in the order of `zygote::Entry`.
+    Blank,
     /// The guest's program runs.
     Ready,
     /// The sandbox could not be made.
@@ -91,8 +107,8 @@ pub fn at<E: Display>(stage: &'static str, what: &str) -> impl FnOnce(E) -> Fail
 pub struct Kept {
     /// The connection to the launcher.
     pub setup: OwnedFd,
-    /// The guest's output.
-    pub log: OwnedFd,
+    /// The guest's output; a zygote's child has it from the zygote.
+    pub log: Option<OwnedFd>,
     /// The guest's end of the channel.
     pub channel: Option<OwnedFd>,
     /// Where the guest's main process enters a control group of its own.
@@ -133,8 +149,8 @@ fn build(plan: &Plan<'_>, doors: &[OwnedFd], kept: &Kept) -> Result<(), Failure>
 }
 
 fn keep_only(kept: &Kept) -> rustix::io::Result<()> {
-    let mut keep = vec![kept.setup.as_raw_fd(), kept.log.as_raw_fd()];
-    keep.extend(kept.channel.iter().chain(&kept.guest_door).map(AsRawFd::as_raw_fd));
+    let mut keep = vec![kept.setup.as_raw_fd()];
+    keep.extend([&kept.log, &kept.channel, &kept.guest_door].into_iter().flatten().map(AsRawFd::as_raw_fd));
     sys::close_all_but(&keep)?;
     // The lowest three numbers must not be reused: a panic would print into whatever has number 2.
     for _ in 0..3 {
@@ -177,7 +193,7 @@ fn make_network(plan: &Plan<'_>, setup: BorrowedFd<'_>) -> Result<(), Failure> {
     if !plan.connected {
         netpool::prepare_own().map_err(at(stage, "bring the loopback up"))?;
     }
-    if plan.start.runtime_api {
+    if plan.shape.runtime_api {
         let listener = TcpListener::bind(RUNTIME_API).map_err(at(stage, "listen for the Runtime API"))?;
         wire::send(setup, &Note::Listener, &[listener.as_fd()], Wait::Block).map_err(at(stage, "hand over"))?;
     }
@@ -187,15 +203,9 @@ fn make_network(plan: &Plan<'_>, setup: BorrowedFd<'_>) -> Result<(), Failure> {
 fn make_root(plan: &Plan<'_>, tmp: Option<OwnedFd>) -> Result<(), Failure> {
     let stage = "root";
     let new = plan.staging.path("new");
-    let shared = plan.staging.path("root").join(plan.root);
+    let shared = plan.staging.path("root").join(plan.programs.root);
     attach(CWD, &shared, &new, true).map_err(at(stage, "clone the shared root"))?;
-    let packages = plan.staging.path("packages");
-    let packages = rustix::fs::open(&packages, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-        .map_err(at(stage, "open the packages"))?;
-    let package = open_package(packages.as_fd(), &plan.start.package.to_string())
-        .map_err(at("package", "open the unpacked package"))?;
-    attach(package.as_fd(), Path::new(""), &new.join("var/task"), false).map_err(at("package", "mount /var/task"))?;
-    if let Some(lang) = plan.lang {
+    if let Some(lang) = plan.programs.lang {
         let lang = plan.staging.path("lang").join(lang);
         attach(CWD, &lang, &new.join("var/lang"), true).map_err(at(stage, "mount /var/lang"))?;
     }
@@ -207,8 +217,14 @@ fn make_root(plan: &Plan<'_>, tmp: Option<OwnedFd>) -> Result<(), Failure> {
     rustix::process::chdir("/").map_err(at(stage, "enter the root"))
 }
 
+/// Shows the package where the guest looks for it. The sandbox's own root is `/` by now.
+pub fn mount_package(package: BorrowedFd<'_>) -> Result<(), Failure> {
+    mount::move_mount(package, "", CWD, "/var/task", MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+        .map_err(at("package", "mount /var/task"))
+}
+
 /// Clones what is mounted at a path and shows it at another.
-fn attach(from: BorrowedFd<'_>, path: &Path, target: &Path, recursive: bool) -> rustix::io::Result<()> {
+pub fn attach(from: BorrowedFd<'_>, path: &Path, target: &Path, recursive: bool) -> rustix::io::Result<()> {
     let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
     flags.set(OpenTreeFlags::AT_RECURSIVE, recursive);
     let tree = mount::open_tree(from, path, flags)?;
@@ -225,7 +241,7 @@ fn mount_writable(plan: &Plan<'_>, new: &Path, tmp: Option<OwnedFd>) -> Result<(
                 .map_err(at(stage, "attach /tmp"))?;
         }
         None => {
-            let options = format!("mode=1777,size={}m", plan.start.tmp_mb);
+            let options = format!("mode=1777,size={}m", plan.shape.tmp_mb);
             let options = std::ffi::CString::new(options).map_err(at(stage, "write options"))?;
             mount::mount("tmp", &target, "tmpfs", flags, options.as_c_str()).map_err(at(stage, "mount /tmp"))?;
         }

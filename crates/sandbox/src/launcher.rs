@@ -1,21 +1,29 @@
 //! The launcher's loop: one thread, one closed set of events, every wait bounded by the next thing that is due.
 
+mod starts;
+mod stocking;
+mod zygotes;
+
+use self::stocking::Stock;
+use self::zygotes::Zygotes;
 use crate::abilities::{self, Facts};
 use crate::config::Config;
+use crate::imagepool::Images;
 use crate::inside::Failure;
-use crate::instance::{DESTROY_MS_MAX, Files, Instance, Machine, Step};
+use crate::instance::{DESTROY_MS_MAX, Instance, Step};
 use crate::interpreters::{self, Found};
-use crate::netpool::{Namespace, Pool, ReadError};
+use crate::making::Machine;
+use crate::netpool::Pool;
 use crate::network::Network;
 use crate::prepare::{Prepared, chain};
 use crate::scratch::Scratch;
 use crate::seccomp;
 use crate::sys::{self, Fork, Process, Signals};
 use crate::wire::{self, Buffer, Wait};
-use api::launcher::{Ability, Event, ExitStatus, GRACE_MS_MAX, Hello, Mode, Program, Request, STAGE_FULL, Start};
+use api::launcher::{Ability, Event, ExitStatus, GRACE_MS_MAX, Hello, Mode, Request};
 use rustix::event::{Timespec, epoll};
 use rustix::process::Signal;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -54,6 +62,10 @@ enum Source {
     End(u32),
     Memory(u32),
     Network,
+    Zygote(u32),
+    Images,
+    /// A guest whose zygote is gone.
+    Guest(u32),
 }
 
 impl Source {
@@ -67,6 +79,9 @@ impl Source {
             Source::End(slot) => (5, slot),
             Source::Memory(slot) => (6, slot),
             Source::Network => (7, 0),
+            Source::Zygote(runtime) => (8, runtime),
+            Source::Guest(slot) => (9, slot),
+            Source::Images => (10, 0),
         };
         epoll::EventData::new_u64(kind << 32 | u64::from(slot))
     }
@@ -82,6 +97,9 @@ impl Source {
             5 => Source::End(slot),
             6 => Source::Memory(slot),
             7 => Source::Network,
+            8 => Source::Zygote(slot),
+            9 => Source::Guest(slot),
+            10 => Source::Images,
             _ => return None,
         })
     }
@@ -93,17 +111,18 @@ struct Probe {
     socket: OwnedFd,
 }
 
-/// Guests' way out, and the starts that wait for a namespace of it.
+/// Guests' way out.
 struct Outside {
     network: Network,
     /// `None` once its maker has ended.
     pool: Option<Pool>,
-    waiting: VecDeque<(Start, Files)>,
 }
 
 struct Loop {
     machine: Machine,
     outside: Option<Outside>,
+    /// Where `/tmp` of guests comes from, if not from memory.
+    images: Option<Images>,
     epoll: OwnedFd,
     signals: OwnedFd,
     daemon: Process,
@@ -116,8 +135,15 @@ struct Loop {
     buffer: Buffer,
     /// By slot; a slot is a user id, a link and a place here.
     instances: Vec<Option<Instance>>,
+    /// The slots of sandboxes that have a function, by the daemon's name for them.
     slots: HashMap<u64, u32>,
     free: Vec<u32>,
+    /// Slots of sandboxes for which something may become due.
+    watched: BTreeSet<u32>,
+    stock: Stock,
+    zygotes: Zygotes,
+    next_serial: u64,
+    started: Instant,
 }
 
 impl Launcher {
@@ -155,7 +181,7 @@ impl Launcher {
 }
 
 /// What takes longer than the daemon should wait for: while this runs, the daemon starts.
-fn machine(prepared: Prepared) -> io::Result<(Machine, Option<Outside>, Vec<Ability>)> {
+fn machine(prepared: Prepared) -> io::Result<(Machine, Option<Outside>, Option<Images>, Vec<Ability>)> {
     let Prepared { config, mode, key, staging, cgroups, interpreters, scratch_folder, .. } = prepared;
     let home_network = File::open("/proc/self/ns/net")?.into();
     let outside = match mode {
@@ -171,9 +197,10 @@ fn machine(prepared: Prepared) -> io::Result<(Machine, Option<Outside>, Vec<Abil
         scratch: scratch.as_ref().map(drop).map_err(String::as_str),
     };
     let abilities = abilities::of_machine(&facts);
-    let (filter, scratch) = (seccomp::program(), scratch.ok());
-    let machine = Machine { config, mode, staging, cgroups, interpreters, filter, scratch, home_network };
-    Ok((machine, outside.ok(), abilities))
+    let images = scratch.ok().map(Images::start).transpose()?;
+    let filter = seccomp::program();
+    let machine = Machine { config, mode, staging, cgroups, interpreters, filter, home_network };
+    Ok((machine, outside.ok(), images, abilities))
 }
 
 fn open_outside(config: &Config, key: &str) -> Result<Outside, String> {
@@ -181,7 +208,7 @@ fn open_outside(config: &Config, key: &str) -> Result<Outside, String> {
     // The first four addresses of the subnet are for the name server.
     let indices = config.subnet.addresses() / 4 - 1;
     let pool = Pool::start(&network, indices).map_err(|error| error.to_string())?;
-    Ok(Outside { network, pool: Some(pool), waiting: VecDeque::new() })
+    Ok(Outside { network, pool: Some(pool) })
 }
 
 impl Loop {
@@ -189,11 +216,15 @@ impl Loop {
         let Launcher { prepared, daemon, socket } = launcher;
         let signals = Signals::of(&[libc::SIGTERM, libc::SIGINT, libc::SIGHUP]);
         signals.block_only()?;
-        let instances_max = prepared.config.instances_max;
-        let (machine, outside, abilities) = machine(prepared)?;
+        let slots = prepared.config.slots();
+        let (machine, outside, images, abilities) = machine(prepared)?;
+        // The children of a zygote that has ended become ours, so that their end can be known.
+        let me = rustix::process::getpid();
+        rustix::process::set_child_subreaper(Some(me))?;
         let mut new = Loop {
             machine,
             outside,
+            images,
             epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
             signals: signals.descriptor()?,
             daemon,
@@ -203,9 +234,14 @@ impl Loop {
             probe: None,
             outgoing: VecDeque::new(),
             buffer: Buffer::default(),
-            instances: (0..instances_max).map(|_| None).collect(),
+            instances: (0..slots).map(|_| None).collect(),
             slots: HashMap::new(),
-            free: (0..instances_max).rev().collect(),
+            free: (0..slots).rev().collect(),
+            watched: BTreeSet::new(),
+            stock: Stock::default(),
+            zygotes: Zygotes::default(),
+            next_serial: 1,
+            started: Instant::now(),
         };
         new.watch_own()?;
         new.greet(abilities);
@@ -219,6 +255,9 @@ impl Loop {
         }
         if let Some(pool) = self.outside.as_ref().and_then(|outside| outside.pool.as_ref()) {
             self.watch(pool.socket.as_fd(), Source::Network, epoll::EventFlags::IN)?;
+        }
+        if let Some(images) = &self.images {
+            self.watch(images.socket.as_fd(), Source::Images, epoll::EventFlags::IN)?;
         }
         self.watch(self.signals.as_fd(), Source::Signals, epoll::EventFlags::IN)?;
         self.watch(self.daemon.pidfd.as_fd(), Source::DaemonEnd, epoll::EventFlags::IN)
@@ -283,12 +322,10 @@ impl Loop {
         Ok(None)
     }
 
+    /// Sandboxes whose time has come are looked at by `tick`; most have none.
     fn next_due(&self) -> Option<Instant> {
-        self.slots
-            .values()
-            .filter_map(|slot| self.instances[*slot as usize].as_ref()?.due())
-            .chain(self.daemon_kill_at)
-            .min()
+        let instances = self.watched.iter().filter_map(|slot| self.instances[*slot as usize].as_ref()?.due());
+        instances.chain(self.daemon_kill_at).chain(self.stock.due()).chain(self.zygotes.due()).min()
     }
 
     fn handle(&mut self, source: Source) {
@@ -306,6 +343,9 @@ impl Loop {
                 instance.memory_exhausted();
                 Step::Stay
             }),
+            Source::Zygote(runtime) => self.read_zygote(runtime),
+            Source::Guest(slot) => self.guest_gone(slot),
+            Source::Images => self.read_images(),
             // Handled by `turn`.
             Source::DaemonEnd => {}
         }
@@ -317,33 +357,47 @@ impl Loop {
             self.daemon_kill_at = None;
             self.daemon.signal(Signal::KILL);
         }
-        let due =
+        let is_due =
             |slot: &u32| self.instances[*slot as usize].as_ref().is_some_and(|i| i.due().is_some_and(|at| at <= now));
-        let due: Vec<u32> = self.slots.values().copied().filter(due).collect();
+        let due: Vec<u32> = self.watched.iter().copied().filter(is_due).collect();
         for slot in due {
             self.with_instance(slot, |instance, _| instance.tick(now));
         }
+        self.tick_zygotes(now);
+        self.tick_stock(now);
     }
 
-    /// Lets `look` look at an instance and does what follows. Events may be late: the slot may be free.
+    /// Lets `look` look at a sandbox and does what follows. Events may be late: the slot may be free.
     fn with_instance(&mut self, slot: u32, look: impl FnOnce(&mut Instance, &mut Buffer) -> Step) {
         let Some(Some(instance)) = self.instances.get_mut(slot as usize) else { return };
         match look(instance, &mut self.buffer) {
-            Step::Stay => self.forget_closed_setup(slot),
-            Step::Started => {
-                instance.started = true;
+            Step::Stay => {}
+            Step::Made(entry) => self.made(slot, entry),
+            Step::Started(owner) => {
                 let (memory, files) = instance.started_files();
-                let event = Event::Started { instance: instance.id, pid: instance.guest_pid(), memory };
-                self.tell(event, files);
+                let (pid, waits) = (instance.guest_pid(), instance.shape.is_ahead());
+                self.tell(Event::Started { instance: owner, pid, memory, waits }, files);
             }
-            Step::Gone => self.gone(slot),
+            Step::Gone => return self.gone(slot),
         }
+        self.forget_closed_setup(slot);
+        self.note_due(slot);
+    }
+
+    /// Keeps in mind whether something may become due for a sandbox.
+    fn note_due(&mut self, slot: u32) {
+        let due = self.instances.get(slot as usize).and_then(Option::as_ref).and_then(Instance::due);
+        if due.is_some() {
+            self.watched.insert(slot)
+        } else {
+            self.watched.remove(&slot)
+        };
     }
 
     /// A setup socket whose other end is closed would be ready for ever; the end of the process says the rest.
     fn forget_closed_setup(&mut self, slot: u32) {
         if let Some(Some(instance)) = self.instances.get(slot as usize)
-            && (instance.status.is_some() || instance.failure.is_some())
+            && instance.is_silent
         {
             let _ = epoll::delete(&self.epoll, &instance.setup);
         }
@@ -354,21 +408,29 @@ impl Loop {
         if let Some(namespace) = instance.take_namespace() {
             self.free_index(namespace.index);
         }
-        self.slots.remove(&instance.id);
+        self.discard_tmp(&mut instance);
+        self.watched.remove(&slot);
         self.free.push(slot);
-        let event = if instance.started {
-            Event::Exited {
-                instance: instance.id,
-                status: instance.status.unwrap_or(ExitStatus::Signal(libc::SIGKILL)),
-                out_of_memory: instance.out_of_memory(),
-                memory_peak_bytes: instance.memory_peak_bytes(),
+        let unknown = || ("setup".to_owned(), "the sandbox ended while it was being made".to_owned());
+        match instance.owner() {
+            None => self.never_used(slot, &instance, instance.failure.clone().unwrap_or_else(unknown)),
+            Some(owner) => {
+                self.slots.remove(&owner);
+                let event = if instance.has_started() {
+                    Event::Exited {
+                        instance: owner,
+                        status: instance.status.unwrap_or(ExitStatus::Signal(libc::SIGKILL)),
+                        out_of_memory: instance.out_of_memory(),
+                        memory_peak_bytes: instance.memory_peak_bytes(),
+                    }
+                } else {
+                    let (stage, message) = instance.failure.clone().unwrap_or_else(unknown);
+                    Event::StartFailed { instance: owner, stage, message }
+                };
+                self.tell(event, Vec::new());
             }
-        } else {
-            let unknown = || ("setup".to_owned(), "the sandbox ended while it was being made".to_owned());
-            let (stage, message) = instance.failure.clone().unwrap_or_else(unknown);
-            Event::StartFailed { instance: instance.id, stage, message }
-        };
-        self.tell(event, Vec::new());
+        }
+        self.replenish();
     }
 
     fn read_requests(&mut self) {
@@ -392,166 +454,39 @@ impl Loop {
             let _ = epoll::delete(&self.epoll, &socket);
         }
         self.outgoing.clear();
-        self.outside.iter_mut().for_each(|outside| outside.waiting.clear());
+        self.stock = Stock::default();
         self.daemon_kill_at = Some(Instant::now() + Duration::from_millis(DAEMON_LINGER_MS));
         self.instances.iter_mut().flatten().for_each(Instance::kill);
     }
 
     fn serve(&mut self, request: Request, files: Vec<OwnedFd>) {
+        drop(files);
         match request {
-            Request::Start(start) => {
-                let instance = start.instance;
-                if let Err(failure) = self.start(start, files) {
-                    self.refuse(instance, failure);
-                }
-            }
+            Request::Start(start) => self.start(start),
+            Request::Expect { kinds } => self.expect(kinds),
             Request::Stop { instance, grace_ms } => {
                 self.stop_waiting(instance);
-                if let Some(instance) = self.find(instance) {
-                    instance.stop(grace_ms.min(GRACE_MS_MAX));
-                }
+                self.with_owned(instance, |instance| instance.stop(grace_ms.min(GRACE_MS_MAX)));
             }
-            Request::Settle { instance } => {
-                if let Some(instance) = self.find(instance) {
-                    instance.settle();
-                }
-            }
-            Request::Freeze { instance } => {
-                if let Some(instance) = self.find(instance) {
-                    instance.set_frozen(true);
-                }
-            }
-            Request::Thaw { instance } => {
-                if let Some(instance) = self.find(instance) {
-                    instance.set_frozen(false);
-                }
-            }
+            Request::Settle { instance } => self.with_owned(instance, Instance::settle),
+            Request::Freeze { instance } => self.with_owned(instance, |instance| instance.set_frozen(true)),
+            Request::Thaw { instance } => self.with_owned(instance, |instance| instance.set_frozen(false)),
         }
     }
 
-    fn find(&mut self, id: u64) -> Option<&mut Instance> {
-        let slot = *self.slots.get(&id)?;
-        self.instances.get_mut(slot as usize)?.as_mut()
-    }
-
-    fn refuse(&mut self, instance: u64, failure: Failure) {
-        let Failure { stage, message } = failure;
-        self.tell(Event::StartFailed { instance, stage: stage.into(), message }, Vec::new());
-    }
-
-    fn start(&mut self, start: Start, files: Vec<OwnedFd>) -> Result<(), Failure> {
-        let refuse = |message: String| Failure { stage: "request", message };
-        start.check().map_err(|error| refuse(error.to_string()))?;
-        let wants_channel = matches!(start.program, Program::Managed { .. });
-        let mut files = files.into_iter();
-        let files = match (files.next(), files.next(), files.next()) {
-            (Some(log), Some(channel), None) if wants_channel => Files { log, channel: Some(channel) },
-            (Some(log), None, None) if !wants_channel => Files { log, channel: None },
-            _ => return Err(refuse("the wrong number of files".into())),
-        };
-        let waiting = self.outside.as_ref().map(|outside| &outside.waiting);
-        let waits = waiting.is_some_and(|waiting| waiting.iter().any(|(other, _)| other.instance == start.instance));
-        if waits || self.slots.contains_key(&start.instance) {
-            return Err(refuse("the instance exists".into()));
+    /// Does something to the sandbox of the daemon's instance; nothing if it has ended meanwhile.
+    fn with_owned(&mut self, id: u64, act: impl FnOnce(&mut Instance)) {
+        let Some(slot) = self.slots.get(&id).copied() else { return };
+        if let Some(instance) = self.instances.get_mut(slot as usize).and_then(Option::as_mut) {
+            act(instance);
         }
-        if self.free.len() <= waiting.map_or(0, VecDeque::len) {
-            return Err(Failure { stage: STAGE_FULL, message: "the machine has no room for another instance".into() });
-        }
-        match &mut self.outside {
-            Some(outside) if start.network == api::launcher::Network::Nat => outside.waiting.push_back((start, files)),
-            _ => return self.launch(&start, files, None),
-        }
-        self.launch_waiting();
-        Ok(())
-    }
-
-    /// Starts those for which there is a network namespace in hand.
-    fn launch_waiting(&mut self) {
-        while let Some(outside) = &mut self.outside {
-            let Some((start, files)) = outside.waiting.pop_front() else { return };
-            let Some(pool) = &mut outside.pool else {
-                let message = "network namespaces can no longer be made".to_owned();
-                self.refuse(start.instance, Failure { stage: "network", message });
-                continue;
-            };
-            let Some(namespace) = pool.take(outside.waiting.len() + 1) else {
-                outside.waiting.push_front((start, files));
-                return;
-            };
-            if let Err(failure) = self.launch(&start, files, Some(namespace)) {
-                self.refuse(start.instance, failure);
-            }
-        }
-    }
-
-    fn launch(&mut self, start: &Start, files: Files, namespace: Option<Namespace>) -> Result<(), Failure> {
-        let index = namespace.as_ref().map(|namespace| namespace.index);
-        let Some(slot) = self.free.pop() else {
-            return Err(Failure { stage: STAGE_FULL, message: "the machine has no room for another instance".into() });
-        };
-        let made = self.machine.spawn(slot, start, files, namespace);
-        match made.and_then(|instance| self.watch_instance(slot, instance)) {
-            Ok(instance) => {
-                self.instances[slot as usize] = Some(instance);
-                self.slots.insert(start.instance, slot);
-                Ok(())
-            }
-            Err(failure) => {
-                self.free.push(slot);
-                index.into_iter().for_each(|index| self.free_index(index));
-                Err(failure)
-            }
-        }
-    }
-
-    /// A start that still waits for its network is stopped before it has begun.
-    fn stop_waiting(&mut self, instance: u64) {
-        let Some(outside) = &mut self.outside else { return };
-        let before = outside.waiting.len();
-        outside.waiting.retain(|(start, _)| start.instance != instance);
-        if outside.waiting.len() < before {
-            self.refuse(instance, Failure { stage: "stopped", message: "stopped before it had begun".into() });
-        }
-    }
-
-    fn free_index(&mut self, index: u32) {
-        if let Some(pool) = self.outside.as_mut().and_then(|outside| outside.pool.as_mut()) {
-            pool.free(index);
-        }
-    }
-
-    fn read_pool(&mut self) {
-        let Some(outside) = &mut self.outside else { return };
-        let Some(pool) = &mut outside.pool else { return };
-        match pool.read(&mut self.buffer) {
-            Ok(()) => {}
-            Err(ReadError::Make(message)) => {
-                eprintln!("tidegate launcher: make a network namespace: {message}");
-                // Whoever waits longest pays; with nobody waiting the next start asks again.
-                if let Some((start, _)) = outside.waiting.pop_front() {
-                    self.refuse(start.instance, Failure { stage: "network", message });
-                }
-            }
-            Err(ReadError::Ended) => {
-                if let Some(pool) = outside.pool.take() {
-                    let _ = epoll::delete(&self.epoll, &pool.socket);
-                    pool.end();
-                }
-            }
-        }
-        self.launch_waiting();
+        self.note_due(slot);
     }
 
     fn watch_instance(&self, slot: u32, mut instance: Instance) -> Result<Instance, Failure> {
         let watch = || -> io::Result<()> {
             self.watch(instance.setup.as_fd(), Source::Setup(slot), epoll::EventFlags::IN)?;
-            self.watch(instance.process.pidfd.as_fd(), Source::End(slot), epoll::EventFlags::IN)?;
-            let Some(memory) = &instance.memory_watch else { return Ok(()) };
-            let flag = match self.machine.cgroups.controllers().version {
-                1 => epoll::EventFlags::IN,
-                _ => epoll::EventFlags::PRI,
-            };
-            self.watch(memory.as_fd(), Source::Memory(slot), flag)
+            self.watch(instance.process.pidfd.as_fd(), Source::End(slot), epoll::EventFlags::IN)
         };
         match watch() {
             Ok(()) => Ok(instance),
@@ -560,6 +495,15 @@ impl Loop {
                 Err(Failure { stage: "watch", message: error.to_string() })
             }
         }
+    }
+
+    fn watch_memory(&self, slot: u32, instance: &Instance) -> io::Result<()> {
+        let Some(memory) = &instance.memory_watch else { return Ok(()) };
+        let flag = match self.machine.cgroups.controllers().version {
+            1 => epoll::EventFlags::IN,
+            _ => epoll::EventFlags::PRI,
+        };
+        self.watch(memory.as_fd(), Source::Memory(slot), flag)
     }
 
     fn read_probe(&mut self) {
@@ -580,7 +524,8 @@ impl Loop {
                         probe.process.signal(Signal::KILL);
                         let _ = probe.process.wait(true);
                     }
-                    return self.tell_interpreters(true);
+                    self.tell_interpreters(true);
+                    return self.look_at_expected();
                 }
             }
         }
@@ -638,6 +583,10 @@ impl Loop {
         let until = Instant::now() + Duration::from_millis(CLEAN_MS_MAX);
         self.instances.iter_mut().flatten().for_each(|instance| instance.destroy(until));
         self.instances.clear();
+        // Every image that is left goes with its maker.
+        self.images.take().into_iter().for_each(Images::end);
+        // Only now: they are the parents of guests, and reap them.
+        std::mem::take(&mut self.zygotes).end();
         if let Some(mut outside) = self.outside.take() {
             outside.pool.take().into_iter().for_each(Pool::end);
             outside.network.remove();

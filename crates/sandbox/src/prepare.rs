@@ -135,8 +135,8 @@ fn raise_open_files() {
 fn check_counts(config: &Config) -> Result<(), Error> {
     // The first four addresses are for the name server.
     let addresses = config.subnet.addresses() / 4 - 1;
-    let last_id = config.uid_base.checked_add(config.instances_max).and_then(|id| id.checked_add(1));
-    if config.instances_max > addresses || last_id.is_none_or(|id| id == u32::MAX) {
+    let last_id = config.uid_base.checked_add(config.slots()).and_then(|id| id.checked_add(1));
+    if config.slots() > addresses || last_id.is_none_or(|id| id == u32::MAX) {
         return Err(Error::TooMany { instances: config.instances_max });
     }
     Ok(())
@@ -192,7 +192,7 @@ fn reopen(path: &Path) -> Result<OwnedFd, Error> {
 pub(crate) fn choose_mode(config: &Config) -> Mode {
     let capable = rustix::thread::capabilities(None)
         .is_ok_and(|sets| sets.effective.contains(CapabilitySet::SYS_ADMIN | CapabilitySet::SETUID));
-    let last = config.uid_base.saturating_add(config.instances_max).saturating_add(1);
+    let last = config.zygote_uid();
     let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
     let covered = map.lines().any(|line| {
         let numbers: Vec<u64> = line.split_whitespace().filter_map(|n| n.parse().ok()).collect();

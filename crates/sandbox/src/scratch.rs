@@ -58,10 +58,8 @@ pub struct Scratch {
     templates: BTreeMap<u32, OwnedFd>,
 }
 
-/// A mounted image, to be moved to its place by whoever has the descriptor.
+/// A mounted image.
 pub struct Image {
-    /// The mount, attached nowhere yet.
-    pub mount: OwnedFd,
     /// Its top folder, through which it is shut down.
     top: OwnedFd,
 }
@@ -71,13 +69,14 @@ impl Scratch {
     pub fn open(folder: OwnedFd, formatter: Option<PathBuf>, likely_mb: u32) -> Result<Scratch, Error> {
         let formatter = formatter.ok_or(Error::FormatterMissing)?;
         let mut scratch = Scratch { folder, formatter, templates: BTreeMap::new() };
-        let image = scratch.create(likely_mb)?;
+        let (image, _) = scratch.create(likely_mb)?;
         image.discard();
         Ok(scratch)
     }
 
-    /// A new, empty image of which `size_mb` MB can be used. The first of each size takes some 50 ms more.
-    pub fn create(&mut self, size_mb: u32) -> Result<Image, Error> {
+    /// A new, empty image of which `size_mb` MB can be used, and its mount, attached nowhere, to be moved to its place by
+    /// whoever has the descriptor. The first of each size takes some 50 ms more.
+    pub fn create(&mut self, size_mb: u32) -> Result<(Image, OwnedFd), Error> {
         if !self.templates.contains_key(&size_mb) {
             let template = self.format(size_mb)?;
             if self.templates.len() >= TEMPLATES_MAX {
@@ -138,7 +137,7 @@ impl Scratch {
 
 /// Opens the top folder to everyone and removes what the formatter left there. Returns the bytes that can be used.
 fn prepare_top(file: BorrowedFd<'_>) -> Result<u64, Error> {
-    let image = mount_image(file)?;
+    let (image, mount) = mount_image(file)?;
     let prepare = || -> rustix::io::Result<u64> {
         rustix::fs::unlinkat(&image.top, "lost+found", rustix::fs::AtFlags::REMOVEDIR)?;
         rustix::fs::fchmod(&image.top, Mode::from_raw_mode(0o1777))?;
@@ -147,7 +146,7 @@ fn prepare_top(file: BorrowedFd<'_>) -> Result<u64, Error> {
     };
     let free = prepare().map_err(|errno| Error::Mount(errno.into()))?;
     // Dropped, not shut down: all is to be written.
-    drop(image);
+    drop((image, mount));
     Ok(free)
 }
 
@@ -181,9 +180,9 @@ fn copy_range(from: &OwnedFd, to: &OwnedFd, start: u64, end: u64) -> io::Result<
     Ok(())
 }
 
-fn mount_image(file: BorrowedFd<'_>) -> Result<Image, Error> {
+fn mount_image(file: BorrowedFd<'_>) -> Result<(Image, OwnedFd), Error> {
     let (device, path) = attach(file).map_err(Error::Attach)?;
-    let mount = || -> rustix::io::Result<Image> {
+    let mount = || -> rustix::io::Result<(Image, OwnedFd)> {
         let context = mount::fsopen("ext4", FsOpenFlags::FSOPEN_CLOEXEC)?;
         mount::fsconfig_set_string(context.as_fd(), "source", &path)?;
         // A scratch file system survives no crash: nothing needs to reach the disk in any order, or at all.
@@ -196,7 +195,7 @@ fn mount_image(file: BorrowedFd<'_>) -> Result<Image, Error> {
         let mount = mount::fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes)?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let top = rustix::fs::openat(&mount, ".", flags, Mode::empty())?;
-        Ok(Image { mount, top })
+        Ok((Image { top }, mount))
     };
     let image = mount().map_err(|errno| Error::Mount(errno.into()));
     // The device frees itself when its last user, from here on the mount, is gone.

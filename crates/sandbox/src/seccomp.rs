@@ -72,8 +72,17 @@ fn errno(code: u16) -> sock_filter {
 
 /// The program, to be installed with `seccompiler::apply_filter` as the last step before exec.
 pub fn program() -> BpfProgram {
+    program_with(&[])
+}
+
+/// The same for zygotes, which may enter namespaces; their children forbid themselves that.
+pub fn program_of_zygote() -> BpfProgram {
+    program_with(&[libc::SYS_setns])
+}
+
+fn program_with(more: &[libc::c_long]) -> BpfProgram {
     let mut verdicts: BTreeMap<u32, Verdict> = BTreeMap::new();
-    for number in ALLOWED.iter().chain(ALLOWED_HERE) {
+    for number in ALLOWED.iter().chain(ALLOWED_HERE).chain(more) {
         verdicts.insert(*number as u32, Verdict::Allow);
     }
     for (number, verdict) in [

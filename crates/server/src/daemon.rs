@@ -5,10 +5,8 @@ use crate::log_writer;
 use crate::serve::Settings;
 use api::launcher::{Grade, Hello};
 use arc_swap::ArcSwap;
-use model::function::Generation;
 use model::{Shares, Snapshot};
 use prometheus_client::registry::Registry;
-use std::collections::HashSet;
 use std::io::IsTerminal;
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
@@ -157,7 +155,10 @@ fn control_config(
         snapshot,
         shares,
         shares_changed: Box::new(move || router.shares_changed()),
-        changed: Box::new(move |snapshot| retain.retain(generations(snapshot))),
+        changed: Box::new(move |snapshot| {
+            retain.retain(snapshot.ready().map(|spec| spec.generation).collect());
+            retain.expect(snapshot.ready().map(|spec| &**spec));
+        }),
         interpreters: worker.interpreters(),
         in_use: Box::new(move |digest| in_use.in_use(digest)),
         last_invoked: Box::new(move |name| last_invoked.last_invoked(name)),
@@ -202,11 +203,6 @@ fn gateway_config(
         control,
         registry,
     }
-}
-
-/// Everything that the snapshot says may run.
-fn generations(snapshot: &Snapshot) -> HashSet<Generation> {
-    snapshot.ready().map(|spec| spec.generation).collect()
 }
 
 fn router(

@@ -1,6 +1,8 @@
 //! The worker's end of the channel to a managed runtime's shim.
 
-use api::channel::{Answer, FrameError, Invoke, Kind, PREFIX_BYTES, read_answer, read_prefix, write_invoke};
+use api::channel::{
+    Answer, Assign, FrameError, Invoke, Kind, PREFIX_BYTES, read_answer, read_prefix, write_assign, write_invoke,
+};
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
@@ -66,6 +68,11 @@ impl Channel {
             incoming: Incoming { stream: incoming, bytes: BytesMut::new(), body_bytes_max },
             outgoing: Outgoing { stream: outgoing, torn: false },
         }
+    }
+
+    /// Tells a guest that waits what its function is.
+    pub async fn assign(&mut self, assign: &Assign<'_>) -> Result<(), Broken> {
+        self.outgoing.stream.write_all(&write_assign(assign)).await.map_err(|_| Broken::Closed)
     }
 
     /// Waits for the next frame.

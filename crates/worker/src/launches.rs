@@ -2,8 +2,7 @@
 
 use crate::budget::Room;
 use crate::guest::Exit;
-use crate::service::Outgoing;
-use api::launcher::{MemorySource, Request, Start};
+use api::launcher::{InstanceKind, MemorySource, Request, Start};
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,7 +11,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 /// All launches. Only starts and ends come here.
 #[derive(Clone)]
 pub struct Launches {
-    outgoing: mpsc::UnboundedSender<Outgoing>,
+    outgoing: mpsc::UnboundedSender<Request>,
     links: Arc<Mutex<HashMap<u64, Link>>>,
 }
 
@@ -30,6 +29,8 @@ pub struct Started {
     pub memory: MemorySource,
     /// What came beside the message.
     pub files: Vec<OwnedFd>,
+    /// Whether the guest waits for the frame that brings its function.
+    pub waits: bool,
 }
 
 /// The launcher could not make a sandbox.
@@ -50,28 +51,28 @@ pub struct Launch {
 
 impl Launches {
     /// Nothing is launched.
-    pub fn new(outgoing: mpsc::UnboundedSender<Outgoing>) -> Launches {
+    pub fn new(outgoing: mpsc::UnboundedSender<Request>) -> Launches {
         Launches { outgoing, links: Arc::default() }
     }
 
     /// Asks for an instance; the answer comes through the receiver.
-    pub fn launch(
-        &self,
-        start: Start,
-        files: Vec<OwnedFd>,
-        room: Arc<Room>,
-    ) -> (Launch, oneshot::Receiver<Result<Started, StartFailed>>) {
+    pub fn launch(&self, start: Start, room: Arc<Room>) -> (Launch, oneshot::Receiver<Result<Started, StartFailed>>) {
         let id = start.instance;
         let (started, receiver) = oneshot::channel();
         let (exit, exit_seen) = watch::channel(None);
         self.lock().insert(id, Link { started: Some(started), exit, _room: room });
-        self.send(Request::Start(start), files);
+        self.send(Request::Start(start));
         (Launch { launches: self.clone(), id, exit: exit_seen, kept: false }, receiver)
+    }
+
+    /// Says which kinds of instances are likely to be wanted.
+    pub fn expect(&self, kinds: Vec<InstanceKind>) {
+        self.send(Request::Expect { kinds });
     }
 
     /// Says that an instance's Init is over.
     pub fn settle(&self, id: u64) {
-        self.send(Request::Settle { instance: id }, Vec::new());
+        self.send(Request::Settle { instance: id });
     }
 
     /// Lets no process of an instance run, or lets them run again. Requests are obeyed in order, so an invocation that
@@ -79,22 +80,22 @@ impl Launches {
     pub fn freeze(&self, id: u64, frozen: bool) {
         let instance = id;
         let request = if frozen { Request::Freeze { instance } } else { Request::Thaw { instance } };
-        self.send(request, Vec::new());
+        self.send(request);
     }
 
     /// Ends an instance at once; nothing if it has ended.
     pub fn kill(&self, id: u64) {
         if self.lock().contains_key(&id) {
-            self.send(Request::Stop { instance: id, grace_ms: 0 }, Vec::new());
+            self.send(Request::Stop { instance: id, grace_ms: 0 });
         }
     }
 
     /// The launcher's word that an instance runs.
-    pub fn started(&self, id: u64, memory: MemorySource, files: Vec<OwnedFd>) {
+    pub fn started(&self, id: u64, started: Started) {
         let waiting = self.lock().get_mut(&id).and_then(|link| link.started.take());
         if let Some(waiting) = waiting {
             // Nobody waits any more: the dropped `Launch` has ordered the stop.
-            let _ = waiting.send(Ok(Started { memory, files }));
+            let _ = waiting.send(Ok(started));
         }
     }
 
@@ -117,9 +118,9 @@ impl Launches {
         self.lock().clear();
     }
 
-    fn send(&self, request: Request, files: Vec<OwnedFd>) {
+    fn send(&self, request: Request) {
         // The receiver ends with the service; then nothing is to be sent any more.
-        let _ = self.outgoing.send(Outgoing { request, files });
+        let _ = self.outgoing.send(request);
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<u64, Link>> {

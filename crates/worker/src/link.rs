@@ -118,7 +118,7 @@ fn take(frame: Frame, exchanges: &Mutex<Exchanges>, log: &InstanceLog) -> Result
             let ending = Ending::Reported { error_type: frame.answer.error_type, payload: frame.body };
             if frame.answer.exiting { Answer::Last(ending) } else { Answer::Ended(ending) }
         }
-        Kind::Invoke | Kind::Ready | Kind::InitError => return Err(Broken::Garbage),
+        Kind::Invoke | Kind::Ready | Kind::InitError | Kind::Assign => return Err(Broken::Garbage),
     };
     let waiter = lock(exchanges).waiting.remove(frame.answer.id.as_str()).ok_or(Broken::Garbage)?;
     // The waiter may have given up: its time was over.

@@ -2,10 +2,10 @@
 
 use crate::budget::Budget;
 use crate::guest::{Exit, Instance};
-use crate::launches::Launches;
+use crate::launches::{Launches, Started};
 use crate::metrics::Metrics;
 use crate::versions::Versioned;
-use api::launcher::{Event, Hello, Interpreter, Request};
+use api::launcher::{EXPECTED_MAX, Event, Hello, InstanceKind, Interpreter, Request};
 use arc_swap::ArcSwap;
 use model::function::Generation;
 use model::log::LogLine;
@@ -14,7 +14,7 @@ use sandbox::wire::{self, Buffer, Wait};
 use scheduler::instance::Event as Move;
 use scheduler::keep_alive::Policy;
 use scheduler::pool;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -60,7 +60,7 @@ pub type Interpreters = Option<BTreeMap<String, Interpreter>>;
 pub struct Service {
     shared: Arc<Shared>,
     socket: Arc<UnixStream>,
-    outgoing: mpsc::UnboundedReceiver<Outgoing>,
+    outgoing: mpsc::UnboundedReceiver<Request>,
     hello: watch::Sender<Option<Hello>>,
     interpreters: watch::Sender<Interpreters>,
 }
@@ -91,15 +91,10 @@ pub(crate) struct Shared {
     starting: Mutex<HashMap<pool::InstanceId, oneshot::Sender<()>>>,
     /// What may run, once it has been said; locked while a version's pool is made or all are looked through.
     current: Mutex<Option<HashSet<Generation>>>,
+    /// What the launcher was last told to expect.
+    expected: Mutex<BTreeSet<InstanceKind>>,
     next_id: AtomicU64,
     started: Instant,
-}
-
-/// A request on its way to the launcher. The queue holds at most a start, a settling and two stops per instance, and the budget
-/// bounds the instances.
-pub(crate) struct Outgoing {
-    pub request: Request,
-    pub files: Vec<OwnedFd>,
 }
 
 impl Service {
@@ -121,6 +116,7 @@ impl Service {
             interpreters: interpreters_seen.clone(),
             starting: Mutex::default(),
             current: Mutex::default(),
+            expected: Mutex::default(),
             next_id: AtomicU64::new(1),
             started: Instant::now(),
         });
@@ -195,7 +191,9 @@ fn take(
                 interpreters.send_replace(Some(found.into_iter().map(|i| (i.runtime.0.clone(), i)).collect()));
             }
         }
-        Event::Started { instance, pid: _, memory } => shared.launches.started(instance, memory, received.files),
+        Event::Started { instance, pid: _, memory, waits } => {
+            shared.launches.started(instance, Started { memory, files: received.files, waits });
+        }
         Event::StartFailed { instance, stage, message } => shared.launches.start_failed(instance, stage, message),
         Event::Exited { instance, status, out_of_memory, memory_peak_bytes } => {
             let exit = Exit { status: Some(status), out_of_memory, memory_peak_bytes };
@@ -204,14 +202,15 @@ fn take(
     }
 }
 
-async fn send_all(socket: Arc<UnixStream>, mut outgoing: mpsc::UnboundedReceiver<Outgoing>) {
-    while let Some(Outgoing { request, files }) = outgoing.recv().await {
-        let files: Vec<_> = files.iter().map(|fd| fd.as_fd()).collect();
+async fn send_all(socket: Arc<UnixStream>, mut outgoing: mpsc::UnboundedReceiver<Request>) {
+    // The queue holds at most a start, a settling, a freeze or thaw and two stops per instance, and the budget bounds
+    // the instances.
+    while let Some(request) = outgoing.recv().await {
         let sent = loop {
             if socket.writable().await.is_err() {
                 return;
             }
-            let send = || wire::send(socket.as_fd(), &request, &files, Wait::Poll);
+            let send = || wire::send(socket.as_fd(), &request, &[], Wait::Poll);
             if let Some(sent) = attempt(&socket, Interest::WRITABLE, send) {
                 break sent;
             }
@@ -328,6 +327,16 @@ impl Handle {
         for version in &replaced {
             version.drain(&self.shared);
             self.shared.forget_if_over(version);
+        }
+    }
+
+    /// Says which versions may be invoked, so that sandboxes for them are kept in stock.
+    pub fn expect<'a>(&self, specs: impl Iterator<Item = &'a Spec>) {
+        let kinds: BTreeSet<InstanceKind> = specs.map(crate::start::kind).collect();
+        let mut last = self.shared.expected.lock().unwrap_or_else(PoisonError::into_inner);
+        if *last != kinds {
+            self.shared.launches.expect(kinds.iter().take(EXPECTED_MAX).cloned().collect());
+            *last = kinds;
         }
     }
 

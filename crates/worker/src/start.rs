@@ -11,8 +11,8 @@ use crate::outcomes::Ending;
 use crate::runtime_api::{Served, Session};
 use crate::service::Shared;
 use crate::versions::Versioned;
-use api::channel::Kind;
-use api::launcher::{Network, Program, STAGE_ENTRYPOINT, STAGE_FULL, Start};
+use api::channel::{Assign, Kind};
+use api::launcher::{InstanceKind, Network, Program, STAGE_ENTRYPOINT, STAGE_FULL, Start};
 use model::{RuntimeFamily, Spec};
 use scheduler::instance::{Event as Move, State};
 use scheduler::lifetimes::{AfterFailedInit, InitLimits, Initialization, after_failed_init, init_limit_ms};
@@ -180,8 +180,7 @@ async fn attempt_once(
         let searched = tokio::time::timeout(INTERPRETERS_WAIT, interpreters.wait_for(Option::is_some)).await;
         searched.map_err(|_| platform("the launcher has not said which runtimes there are"))?.map_err(platform)?;
     }
-    let parts = Parts::new(shared, spec).map_err(platform)?;
-    let launched = parts.launch(shared, spec, initialization, room.clone()).await?;
+    let launched = launch(shared, spec, initialization, room.clone()).await?;
     let begun = Instant::now();
     let result = tokio::time::timeout(time, launched.init()).await;
     let init_us = begun.elapsed().as_micros() as u64;
@@ -202,97 +201,114 @@ fn platform(error: impl std::fmt::Display) -> Failure {
     Failure::Platform { cause: error.to_string() }
 }
 
-/// What an instance needs before the launcher is asked.
-struct Parts {
-    channel: Option<(UnixStream, OwnedFd)>,
-    guest_log: OwnedFd,
-    log: Arc<InstanceLog>,
-    log_stream: String,
+/// Asks the launcher for a sandbox and takes hold of its ends.
+async fn launch(
+    shared: &Arc<Shared>,
+    spec: &Spec,
+    initialization: Initialization,
+    room: Arc<Room>,
+) -> Result<Launched, Failure> {
+    let log_stream = log_stream(spec);
+    let start = request(shared, spec, (initialization, &log_stream));
+    let limits = (start.open_files, start.processes);
+    let environment = start.environment.clone();
+    let (launch, answer) = shared.launches.launch(start, room);
+    let answer = tokio::time::timeout(LAUNCH_MAX, answer).await;
+    let started = match answer {
+        Ok(Ok(Ok(started))) => started,
+        Ok(Ok(Err(failed))) if failed.stage == STAGE_ENTRYPOINT => {
+            let log = no_log(shared, spec, log_stream).map_err(platform)?;
+            let ending = Ending::InvalidEntrypoint { message: failed.message };
+            return Err(Failure::Function { ending, log, init_us: 0, memory_mb: 0 });
+        }
+        Ok(Ok(Err(failed))) if failed.stage == STAGE_FULL => return Err(Failure::Full),
+        Ok(Ok(Err(failed))) => return Err(platform(format!("{}: {}", failed.stage, failed.message))),
+        Ok(Err(_)) => return Err(platform("the launcher is gone")),
+        Err(_) => return Err(platform("the launcher did not answer in time")),
+    };
+    let mut files = started.files.into_iter();
+    let log = files.next().ok_or_else(|| platform("the launcher sent no log"))?;
+    let log = open_log(shared, spec, log_stream, log.into()).map_err(platform)?;
+    let first = files.next().ok_or_else(|| platform("the launcher sent neither channel nor listener"))?;
+    let how = match spec.runtime.family() {
+        RuntimeFamily::Provided => How::RuntimeApi(listen(first, shared, spec).map_err(platform)?),
+        RuntimeFamily::Python { .. } | RuntimeFamily::Node { .. } | RuntimeFamily::Other => {
+            let mut channel = open_channel(first, shared).map_err(platform)?;
+            if started.waits {
+                let environment = environment.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
+                let assign = Assign { environment, open_files: limits.0, processes: limits.1 };
+                // A guest that is gone already shows that by its end.
+                let _ = channel.assign(&assign).await;
+            }
+            How::Channel(AsyncMutex::new(channel))
+        }
+    };
+    let memory = Memory::new(started.memory, files.next().map(std::fs::File::from));
+    let life = Life::at(State::Starting);
+    life.advance(Move::Launched);
+    Ok(Launched { launch, how, memory, log, life })
 }
 
-impl Parts {
-    fn new(shared: &Shared, spec: &Spec) -> std::io::Result<Parts> {
-        let (reader, writer) = std::io::pipe()?;
-        let log_stream = log_stream(spec);
-        let log = InstanceLog::new(reader, log_stream.clone(), spec, &shared.limits, shared.logs.clone())?;
-        tokio::spawn(log.clone().carry());
-        let channel = match spec.runtime.family() {
-            RuntimeFamily::Provided => None,
-            RuntimeFamily::Python { .. } | RuntimeFamily::Node { .. } | RuntimeFamily::Other => {
-                let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
-                ours.set_nonblocking(true)?;
-                Some((UnixStream::from_std(ours)?, theirs.into()))
-            }
-        };
-        Ok(Parts { channel, guest_log: writer.into(), log, log_stream })
-    }
-
-    async fn launch(
-        self,
-        shared: &Arc<Shared>,
-        spec: &Spec,
-        initialization: Initialization,
-        room: Arc<Room>,
-    ) -> Result<Launched, Failure> {
-        let (ours, theirs) = self.channel.unzip();
-        let start = request(shared, spec, (initialization, &self.log_stream), ours.is_none());
-        // The launcher's copies are the only other ends: their closing is how the guest's death shows.
-        let files = [Some(self.guest_log), theirs].into_iter().flatten().collect();
-        let (launch, answer) = shared.launches.launch(start, files, room);
-        let answer = tokio::time::timeout(LAUNCH_MAX, answer).await;
-        let mut started = match answer {
-            Ok(Ok(Ok(started))) => started,
-            Ok(Ok(Err(failed))) if failed.stage == STAGE_ENTRYPOINT => {
-                let ending = Ending::InvalidEntrypoint { message: failed.message };
-                return Err(Failure::Function { ending, log: self.log, init_us: 0, memory_mb: 0 });
-            }
-            Ok(Ok(Err(failed))) if failed.stage == STAGE_FULL => return Err(Failure::Full),
-            Ok(Ok(Err(failed))) => return Err(platform(format!("{}: {}", failed.stage, failed.message))),
-            Ok(Err(_)) => return Err(platform("the launcher is gone")),
-            Err(_) => return Err(platform("the launcher did not answer in time")),
-        };
-        let how = match ours {
-            Some(stream) => {
-                let body_bytes_max = shared.limits.response_payload_bytes as usize + FRAME_SLACK_BYTES;
-                How::Channel(AsyncMutex::new(Channel::new(stream, body_bytes_max)))
-            }
-            None => How::RuntimeApi(listen(&mut started.files, shared, spec).map_err(platform)?),
-        };
-        let file = started.files.pop().map(std::fs::File::from);
-        let memory = Memory::new(started.memory, file);
-        let life = Life::at(State::Starting);
-        life.advance(Move::Launched);
-        Ok(Launched { launch, how, memory, log: self.log, life })
-    }
+fn open_log(
+    shared: &Shared,
+    spec: &Spec,
+    stream: String,
+    reader: std::io::PipeReader,
+) -> std::io::Result<Arc<InstanceLog>> {
+    let log = InstanceLog::new(reader, stream, spec, &shared.limits, shared.logs.clone())?;
+    tokio::spawn(log.clone().carry());
+    Ok(log)
 }
 
-fn listen(files: &mut Vec<OwnedFd>, shared: &Shared, spec: &Spec) -> std::io::Result<Served> {
-    if files.is_empty() {
-        return Err(std::io::Error::other("the launcher sent no listener"));
-    }
-    let listener = std::net::TcpListener::from(files.remove(0));
+/// The log of an instance whose program could not even begin.
+fn no_log(shared: &Shared, spec: &Spec, stream: String) -> std::io::Result<Arc<InstanceLog>> {
+    let (reader, _) = std::io::pipe()?;
+    open_log(shared, spec, stream, reader)
+}
+
+fn open_channel(end: OwnedFd, shared: &Shared) -> std::io::Result<Channel> {
+    let stream = std::os::unix::net::UnixStream::from(end);
+    stream.set_nonblocking(true)?;
+    let body_bytes_max = shared.limits.response_payload_bytes as usize + FRAME_SLACK_BYTES;
+    Ok(Channel::new(UnixStream::from_std(stream)?, body_bytes_max))
+}
+
+fn listen(listener: OwnedFd, shared: &Shared, spec: &Spec) -> std::io::Result<Served> {
+    let listener = std::net::TcpListener::from(listener);
     listener.set_nonblocking(true)?;
     let listener = TcpListener::from_std(listener)?;
     let (bytes_max, slots) = (shared.limits.response_payload_bytes, spec.instance_concurrency);
     Ok(Session::new(bytes_max, slots, shared.large_bodies.clone()).serve(listener))
 }
 
-fn request(shared: &Shared, spec: &Spec, of: (Initialization, &str), runtime_api: bool) -> Start {
-    let (initialization, log_stream) = of;
-    let around = Surroundings { region: &shared.region, log_stream, initialization };
-    let program = if runtime_api { Program::Bootstrap } else { Program::Managed { runtime: spec.runtime.clone() } };
+/// What can be said of a version's instances to the launcher before any is wanted.
+pub fn kind(spec: &Spec) -> InstanceKind {
+    let program = match spec.runtime.family() {
+        RuntimeFamily::Provided => Program::Bootstrap,
+        RuntimeFamily::Python { .. } | RuntimeFamily::Node { .. } | RuntimeFamily::Other => {
+            Program::Managed { runtime: spec.runtime.clone() }
+        }
+    };
     let network = match spec.network {
         model::function::Network::Nat => Network::Nat,
         model::function::Network::None => Network::None,
     };
+    InstanceKind { program, memory_mb: spec.memory_mb, tmp_mb: spec.ephemeral_mb, network }
+}
+
+fn request(shared: &Shared, spec: &Spec, of: (Initialization, &str)) -> Start {
+    let (initialization, log_stream) = of;
+    let around = Surroundings { region: &shared.region, log_stream, initialization };
+    let InstanceKind { program, memory_mb, tmp_mb, network } = kind(spec);
+    let runtime_api = program == Program::Bootstrap;
     Start {
         instance: shared.next_id(),
         program,
         package: spec.package,
         environment: compose(spec, &around),
-        memory_mb: spec.memory_mb,
+        memory_mb,
         cpu_millis: (spec.memory_mb * 1_000 / shared.limits.memory_mb_per_cpu.max(1)).max(1),
-        tmp_mb: spec.ephemeral_mb,
+        tmp_mb,
         processes: shared.limits.processes,
         open_files: shared.limits.open_files as u32,
         network,

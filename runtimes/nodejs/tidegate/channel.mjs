@@ -2,9 +2,9 @@
 
 import { Socket } from "node:net";
 
-const FD = 3;
+export const FD = 3;
 
-export const Kind = Object.freeze({ INVOKE: 1, READY: 2, RESPONSE: 3, ERROR: 4, INIT_ERROR: 5, LOG: 7 });
+export const Kind = Object.freeze({ INVOKE: 1, READY: 2, RESPONSE: 3, ERROR: 4, INIT_ERROR: 5, ASSIGN: 6, LOG: 7 });
 
 // A payload of 6 MiB, a client context and a header; anything longer is not from our daemon.
 const FRAME_BYTES_MAX = 8 * 1024 * 1024;
@@ -12,7 +12,7 @@ const FRAME_BYTES_MAX = 8 * 1024 * 1024;
 const LENGTH_BYTES = 4;
 // After the length: the kind and the length of the header.
 const PREFIX_REST_BYTES = 5;
-const PREFIX_BYTES = LENGTH_BYTES + PREFIX_REST_BYTES;
+export const PREFIX_BYTES = LENGTH_BYTES + PREFIX_REST_BYTES;
 
 /** The guest's end of the channel. */
 export class Channel {
@@ -101,13 +101,23 @@ export class Channel {
     const rest = this.#frame.subarray(frameBytes, this.#filled_bytes);
     this.#frame = rest;
     this.#filled_bytes = rest.length;
-    const headerBytes = frame.readUInt32LE(LENGTH_BYTES + 1);
-    if (headerBytes > frameBytes - PREFIX_BYTES) {
-      throw new MalformedFrame(`bad header length ${headerBytes}`);
-    }
-    const bodyAt = PREFIX_BYTES + headerBytes;
-    this.#onFrame(frame[LENGTH_BYTES], parsedHeader(frame.subarray(PREFIX_BYTES, bodyAt)), frame.subarray(bodyAt));
+    const { kind, header, body } = parsedFrame(frame);
+    this.#onFrame(kind, header, body);
   }
+}
+
+/** The parts of a whole frame. */
+export function parsedFrame(frame) {
+  const headerBytes = frame.readUInt32LE(LENGTH_BYTES + 1);
+  if (headerBytes > frame.length - PREFIX_BYTES) {
+    throw new MalformedFrame(`bad header length ${headerBytes}`);
+  }
+  const bodyAt = PREFIX_BYTES + headerBytes;
+  return {
+    kind: frame[LENGTH_BYTES],
+    header: parsedHeader(frame.subarray(PREFIX_BYTES, bodyAt)),
+    body: frame.subarray(bodyAt),
+  };
 }
 
 /** What came over the channel is not what the protocol allows: nothing after it can be trusted. */

@@ -7,7 +7,8 @@ import { describedAsJson, errorObject } from "./errors.mjs";
 const STDOUT_FD = 1;
 const FULL_PIPE_WAIT_MS = 1;
 
-const JSON_LINES = process.env.AWS_LAMBDA_LOG_FORMAT?.toUpperCase() === "JSON";
+// Whether the function's configuration asks for one JSON object per line. Known only when it has been read.
+let jsonLines = false;
 
 const LEVELS = ["TRACE", "DEBUG", "INFO", "WARN", "ERROR", "FATAL"];
 
@@ -39,7 +40,8 @@ function runningId() {
 /** Replaces the methods of `console`; those below the level that the function's configuration asks for do nothing. */
 export function patchConsole() {
   const lowest = Math.max(0, LEVELS.indexOf(process.env.AWS_LAMBDA_LOG_LEVEL?.toUpperCase()));
-  const line = JSON_LINES ? jsonLine : textLine;
+  jsonLines = process.env.AWS_LAMBDA_LOG_FORMAT?.toUpperCase() === "JSON";
+  const line = jsonLines ? jsonLine : textLine;
   for (const [priority, level] of LEVELS.entries()) {
     const method = level.toLowerCase();
     console[method] = priority < lowest ? () => {} : (...parameters) => writeLine(line(level, parameters));
@@ -50,7 +52,7 @@ export function patchConsole() {
 /** Logs a failure that the runtime reports, with Lambda's title for it ("Invoke Error", "Uncaught Exception"). */
 export function logFailure(title, error) {
   const subject = error instanceof Error ? error : new Error(errorObject(error).errorMessage);
-  if (JSON_LINES) {
+  if (jsonLines) {
     console.error(subject);
   } else {
     console.error(title, "\t" + describedAsJson(subject));

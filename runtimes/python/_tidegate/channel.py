@@ -13,6 +13,7 @@ READY = 2
 RESPONSE = 3
 ERROR = 4
 INIT_ERROR = 5
+ASSIGN = 6
 LOG = 7
 
 # A payload of 6 MiB, a client context and a header; anything longer is not from our daemon.

@@ -7,7 +7,16 @@ import sys
 STDOUT_FD = 1
 
 # The log format that the function's configuration asks for: lines of text, or one JSON object per line.
-JSON_LINES = os.environ.get("AWS_LAMBDA_LOG_FORMAT", "").upper() == "JSON"
+JSON_LINES = False
+
+
+def configure():
+    """Reads the function's configuration from the environment."""
+    global JSON_LINES
+    JSON_LINES = os.environ.get("AWS_LAMBDA_LOG_FORMAT", "").upper() == "JSON"
+
+
+configure()
 
 # The id that log records carry: that of the running invocation, empty during Init.
 request_id = ""

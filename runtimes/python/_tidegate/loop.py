@@ -26,7 +26,47 @@ def main(search_path):
 
     `search_path` is `sys.path`, whose first entry is still the shim's own folder.
     """
+    _run(channel.Channel(), search_path)
+
+
+def prepare():
+    """Loads what the shim itself may need later, for a zygote: each guest would load it again."""
+    from . import faults, logformat  # noqa: F401
+
+
+def serve_when_assigned(search_path):
+    """Runs a guest that a zygote has forked: its function comes as the first frame."""
     link = channel.Channel()
+    frame = link.receive()
+    if frame is None:
+        os._exit(0)
+    kind, header, _ = frame
+    if kind != channel.ASSIGN:
+        raise channel.MalformedFrame("unexpected kind %d" % kind)
+    _take_over(header)
+    _run(link, search_path)
+
+
+def _take_over(assignment):
+    """Makes the process what it would be if it had been started for this function."""
+    import resource
+    import time
+
+    os.environ.clear()
+    os.environ.update(assignment["environment"])
+    time.tzset()
+    for kind, most in (
+        (resource.RLIMIT_NOFILE, assignment["open_files"]),
+        # With the sandbox's own first process.
+        (resource.RLIMIT_NPROC, assignment["processes"] + 1),
+    ):
+        resource.setrlimit(kind, (most, most))
+    os.chdir(os.environ["LAMBDA_TASK_ROOT"])
+    sys.argv = ["/var/runtime/python/bootstrap.py"]
+    console.configure()
+
+
+def _run(link, search_path):
     console.open_unbuffered()
     imports.prefer_standard_library(search_path[1:])
     search_path[:1] = _user_folders(os.environ["LAMBDA_TASK_ROOT"])

@@ -1,6 +1,7 @@
 //! The daemon's side of the launcher's socket, as small as the scenarios need it.
 
 use crate::As;
+use api::channel::{Assign, write_assign};
 use api::launcher::{Event, ExitStatus, Hello, Interpreter, MemorySource, Network, Program, Request, Start};
 use model::{Digest, Runtime};
 use sandbox::wire::{self, Buffer, Wait};
@@ -19,6 +20,7 @@ pub const SHIMS: &[(&str, &[u8])] = &[
 
 /// Makes far more garbage than it has memory, then says its version and the most that its heap may take, bytes.
 const NODE_SHIM: &[u8] = b"import fs from 'fs'; import v8 from 'v8'; let kept = [];
+if (process.env.TIDEGATE_WAITS) fs.readSync(3, Buffer.alloc(65536));
 for (let i = 0; i < 400; i++) { kept = [new Array(250000).fill(i)]; if (i % 4) kept = []; }
 fs.writeSync(3, `${process.version} ${v8.getHeapStatistics().heap_size_limit}\n`);
 ";
@@ -50,6 +52,8 @@ pub struct Guest {
     pub log: fs::File,
     pub channel: Option<UnixStream>,
     pub memory: MemorySource,
+    /// Whether it was up before its function was known.
+    pub waits: bool,
     pub files: Vec<OwnedFd>,
 }
 
@@ -152,21 +156,22 @@ impl Client {
     }
 
     pub fn try_start(&mut self, start: Start) -> Result<Guest, (String, String)> {
-        let (log, log_guest) = std::io::pipe().expect("a pipe");
-        let (channel, channel_guest) = UnixStream::pair().expect("a channel");
         let managed = matches!(start.program, Program::Managed { .. });
-        let id = start.instance;
-        let mut files = vec![log_guest.as_fd()];
-        if managed {
-            files.push(channel_guest.as_fd());
-        }
-        self.send(&Request::Start(start), &files);
-        drop((log_guest, channel_guest));
+        let (id, open_files, processes) = (start.instance, start.open_files, start.processes);
+        let environment = start.environment.clone();
+        self.send(&Request::Start(start), &[]);
         loop {
             match self.receive() {
-                (Event::Started { instance, pid, memory }, files) if instance == id => {
-                    let log = fs::File::from(OwnedFd::from(log));
-                    return Ok(Guest { id, pid, log, channel: managed.then_some(channel), memory, files });
+                (Event::Started { instance, pid, memory, waits }, files) if instance == id => {
+                    let mut files = files.into_iter();
+                    let log = fs::File::from(files.next().expect("a log"));
+                    let mut channel = managed.then(|| UnixStream::from(files.next().expect("a channel")));
+                    if let (Some(channel), true) = (&mut channel, waits) {
+                        let environment = environment.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
+                        let assign = write_assign(&Assign { environment, open_files, processes });
+                        channel.write_all(&assign).expect("assign the guest");
+                    }
+                    return Ok(Guest { id, pid, log, channel, memory, waits, files: files.collect() });
                 }
                 (Event::StartFailed { instance, stage, message }, _) if instance == id => return Err((stage, message)),
                 _ => {}
