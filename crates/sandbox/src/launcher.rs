@@ -118,6 +118,14 @@ struct Outside {
     pool: Option<Pool>,
 }
 
+/// What this machine has, and what it lacks.
+struct Survey {
+    machine: Machine,
+    outside: Option<Outside>,
+    images: Option<Images>,
+    abilities: Vec<Ability>,
+}
+
 struct Loop {
     machine: Machine,
     outside: Option<Outside>,
@@ -181,7 +189,7 @@ impl Launcher {
 }
 
 /// What takes longer than the daemon should wait for: while this runs, the daemon starts.
-fn machine(prepared: Prepared) -> io::Result<(Machine, Option<Outside>, Option<Images>, Vec<Ability>)> {
+fn survey(prepared: Prepared) -> io::Result<Survey> {
     let Prepared { config, mode, key, staging, cgroups, interpreters, scratch_folder, .. } = prepared;
     let home_network = File::open("/proc/self/ns/net")?.into();
     let outside = match mode {
@@ -200,7 +208,7 @@ fn machine(prepared: Prepared) -> io::Result<(Machine, Option<Outside>, Option<I
     let images = scratch.ok().map(Images::start).transpose()?;
     let filter = seccomp::program();
     let machine = Machine { config, mode, staging, cgroups, interpreters, filter, home_network };
-    Ok((machine, outside.ok(), images, abilities))
+    Ok(Survey { machine, outside: outside.ok(), images, abilities })
 }
 
 fn open_outside(config: &Config, key: &str) -> Result<Outside, String> {
@@ -217,7 +225,7 @@ impl Loop {
         let signals = Signals::of(&[libc::SIGTERM, libc::SIGINT, libc::SIGHUP]);
         signals.block_only()?;
         let slots = prepared.config.slots();
-        let (machine, outside, images, abilities) = machine(prepared)?;
+        let Survey { machine, outside, images, abilities } = survey(prepared)?;
         // The children of a zygote that has ended become ours, so that their end can be known.
         let me = rustix::process::getpid();
         rustix::process::set_child_subreaper(Some(me))?;

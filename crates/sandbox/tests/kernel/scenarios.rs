@@ -31,6 +31,7 @@ pub const ALL: &[Scenario] = &[
     both("orphans_end", orphans_end),
     both("python", python),
     both("node", node),
+    Scenario { name: "zygote", user: false, before: Some(take_own_shims), run: zygote },
     Scenario { name: "configured_root", user: true, before: Some(take_whole_root), run: configured },
     Scenario { name: "configured_interpreter", user: true, before: Some(take_interpreter), run: configured },
     both("runtime_api", runtime_api),
@@ -166,6 +167,85 @@ fn python(client: &mut Client) {
         assert_eq!(format!("python{}", answer.trim()), *runtime, "{}", outcome.log);
         assert_eq!(outcome.status, ExitStatus::Code(0));
     }
+}
+
+fn take_own_shims(config: &mut Config) {
+    config.shims = crate::client::OWN_SHIMS;
+}
+
+/// What a guest of a zygote is, and that nothing of one is in the next.
+const FORKED: &str = r#"
+import os, random, resource, sys
+status = dict(line.split(":\t", 1) for line in open("/proc/self/status").read().splitlines() if ":\t" in line)
+wanted = ("CapPrm", "CapEff", "CapBnd", "CapAmb", "NoNewPrivs", "Seccomp", "Uid")
+print("STATUS", {name: " ".join(status[name].split()) for name in wanted})
+print("FDS", sorted(int(fd) for fd in os.listdir("/proc/self/fd"))[:-1])
+print("PLACE", os.getcwd(), os.uname().nodename, sorted(p for p in os.listdir("/proc") if p.isdigit() and int(p) > 1) == [str(os.getpid())])
+print("LIMITS", resource.getrlimit(resource.RLIMIT_NOFILE), resource.getrlimit(resource.RLIMIT_NPROC), resource.getrlimit(resource.RLIMIT_CORE))
+print("FOUND", os.environ.get("SECRET"), os.listdir("/tmp"), os.listdir("/dev/shm"))
+try:
+    import ctypes
+    print("SETNS", ctypes.CDLL(None, use_errno=True).setns(3, 0), ctypes.get_errno())
+except ImportError:
+    print("SETNS -1 1")
+print("RANDOM", random.random(), flush=True)
+open("/tmp/left", "w").write("x"); open("/dev/shm/left", "w").write("x")
+def handler(event, context): return 1
+"#;
+
+fn zygote(client: &mut Client) {
+    use api::launcher::{InstanceKind, Request};
+    let mut start = client.managed("python3.11");
+    let kind = |start: &api::launcher::Start| InstanceKind {
+        program: start.program.clone(),
+        memory_mb: start.memory_mb,
+        tmp_mb: start.tmp_mb,
+        network: start.network,
+    };
+    client.send(&Request::Expect { kinds: vec![kind(&start)] }, &[]);
+    let mut seen = Vec::new();
+    // Until the zygote is up, guests are made by an interpreter of their own.
+    for attempt in 0..200 {
+        client.write_package(&start, &[("app.py", FORKED)]);
+        start.environment =
+            [("_HANDLER", "app.handler"), ("LAMBDA_TASK_ROOT", "/var/task"), ("SECRET", "of the first")]
+                .into_iter()
+                .filter(|(name, _)| *name != "SECRET" || seen.is_empty())
+                .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                .collect();
+        let mut guest = client.start(start);
+        let log = guest.read_until_starting("RANDOM");
+        if guest.waits {
+            seen.push(log);
+        }
+        client.stop(&guest, 0);
+        assert_eq!(client.finish(guest).status, ExitStatus::Signal(9));
+        if seen.len() == 3 {
+            break;
+        }
+        assert!(attempt < 199, "no guest came from a zygote");
+        start = client.managed("python3.11");
+    }
+    for (index, log) in seen.iter().enumerate() {
+        let secret = if index == 0 { "of the first" } else { "None" };
+        for want in [
+            "'CapPrm': '0000000000000000'",
+            "'CapEff': '0000000000000000'",
+            "'CapBnd': '0000000000000000'",
+            "'NoNewPrivs': '1'",
+            "'Seccomp': '2'",
+            "'Uid': '993 993 993 993'",
+            "FDS [0, 1, 2, 3]\n",
+            "PLACE /var/task sandbox True\n",
+            "LIMITS (256, 256) (33, 33) (0, 0)\n",
+            &format!("FOUND {secret} [] []\n"),
+            "SETNS -1 1\n",
+        ] {
+            assert!(log.contains(want), "{want} in {log}");
+        }
+    }
+    let last = |log: &String| log.lines().last().map(str::to_owned);
+    assert!(last(&seen[0]) != last(&seen[1]) && last(&seen[1]) != last(&seen[2]), "{seen:?}");
 }
 
 fn node(client: &mut Client) {
