@@ -155,10 +155,14 @@ pub fn parked<T>(target: &Target, number: usize, look: impl FnOnce() -> Result<T
         // Lets the runtime learn of what has come in the meantime; without that, no answer would ever be seen.
         tokio::time::sleep(Duration::from_millis(20)).await;
         for connection in &mut open {
-            let mut byte = [0];
-            match connection.stream.try_read(&mut byte) {
+            let mut answer = [0; 1_024];
+            match connection.stream.try_read(&mut answer) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Ok(_) => return Err(Failure("an invocation that should wait was answered".to_owned())),
+                Ok(0) => return Err(Failure("a parked connection was closed".to_owned())),
+                Ok(length) => {
+                    let answer = String::from_utf8_lossy(&answer[..length]).replace("\r\n", " | ");
+                    return Err(Failure(format!("an invocation that should wait was answered: {answer}")));
+                }
                 Err(error) => return Err(Failure(format!("a parked connection broke: {error}"))),
             }
         }

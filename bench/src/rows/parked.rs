@@ -44,8 +44,9 @@ struct Parked {
 fn through_us(options: &Options, number: usize) -> Result<Parked, Failure> {
     let function = plan::nodejs(options)?.other(options, "parked", "index.handler");
     let setup = Setup::of(&[&function]).limit("concurrent_executions", 20_000).limit("waiting_per_version", 20_000);
-    // What is parked runs on when its client has gone; the end of the server need not wait for it.
-    let setup = setup.limit("drain_ms", 100);
+    // What is parked runs on when its client has gone; the end of the server need not wait for it. All connections
+    // are opened before the first of them sends a request.
+    let setup = setup.limit("drain_ms", 100).limit("header_read_ms", 120_000);
     let platform = Platform::start(options, &setup.limit("connections", 20_000))?;
     platform.deploy("parked", &function)?;
     if !platform.set_concurrency("parked", IN_AN_INSTANCE)? {
