@@ -1,6 +1,7 @@
 """Provisioned concurrency through boto3: states, refusals with the texts of `lambda-errors.md`, spill-over, aliases."""
 
 import re
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -243,3 +244,37 @@ def test_it_is_there_again_after_a_restart(server_factory):
     found = ready(api, name, "1")
     assert found["AllocatedProvisionedConcurrentExecutions"] == 2
     assert api.invoke(name, Qualifier="1").ok()["type"] == "provisioned-concurrency"
+
+
+def test_an_alias_moves_under_load_without_a_failure(api, name):
+    """Sticky to provisioned instances or not: while what is provisioned moves along, no invocation fails."""
+    api.client.create_alias(FunctionName=name, Name="live", FunctionVersion="1")
+    put(api, name, "live", 2)
+    ready(api, name, "live")
+    stop, wrong, seen = threading.Event(), [], set()
+
+    def load():
+        while not stop.is_set():
+            try:
+                answer = api.invoke(name, Qualifier="live")
+                seen.add((answer.version, answer.ok()["type"]))
+            except Exception as error:  # whatever it is, it must not be
+                wrong.append(error)
+
+    threads = [threading.Thread(target=load) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    try:
+        for version in ("2", "1", "2"):
+            routing = {"AdditionalVersionWeights": {version: 0.5}}
+            api.client.update_alias(FunctionName=name, Name="live", RoutingConfig=routing)
+            ready(api, name, "live")
+            api.client.update_alias(FunctionName=name, Name="live", FunctionVersion=version, RoutingConfig={})
+            ready(api, name, "live")
+            time.sleep(0.3)
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join(30)
+    assert wrong == []
+    assert {("1", "provisioned-concurrency"), ("2", "provisioned-concurrency")} <= seen

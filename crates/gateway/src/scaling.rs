@@ -13,8 +13,6 @@ use model::{FunctionName, Qualifier};
 const COOL_DOWN_S: u32 = 300;
 /// The longest calm.
 const COOL_DOWN_S_MAX: u32 = 86_400;
-/// The most windows of one version or alias.
-const WINDOWS_MAX: usize = 24;
 /// The shortest window: it is looked every second, so less could be missed.
 const WINDOW_S_MIN: u32 = 10;
 /// The longest window, a week.
@@ -35,7 +33,7 @@ pub async fn put(gateway: &Gateway, call: Call) -> Result<Answer, Refusal> {
     let (of, qualifier) = named(gateway, &call, UNPUBLISHED)?;
     let wanted: Scaling = serde_json::from_slice(&call.body)
         .map_err(|error| Refusal::invalid(format!("The scaling cannot be read: {error}")))?;
-    let record = judge(&of.name, &qualifier, wanted)?;
+    let record = judge(&of.name, &qualifier, wanted, gateway.limits.scaling_windows)?;
     let put = gateway.control.put_scaling(record).await;
     Answer::of(200, &shown(put.map_err(|error| refused(gateway, &of, error))?))
 }
@@ -64,7 +62,12 @@ pub async fn warm_up(gateway: &Gateway, call: Call) -> Result<Answer, Refusal> {
     Answer::of(202, &wanted)
 }
 
-fn judge(name: &FunctionName, qualifier: &Qualifier, wanted: Scaling) -> Result<model::Scaling, Refusal> {
+fn judge(
+    name: &FunctionName,
+    qualifier: &Qualifier,
+    wanted: Scaling,
+    windows_max: usize,
+) -> Result<model::Scaling, Refusal> {
     let refuse = |text: String| Err(Refusal::invalid(text));
     let Scaling { min, max, utilisation, cool_down_s, windows, now: _ } = wanted;
     if max == 0 || min > max {
@@ -76,8 +79,8 @@ fn judge(name: &FunctionName, qualifier: &Qualifier, wanted: Scaling) -> Result<
     if cool_down_s.is_some_and(|seconds| seconds > COOL_DOWN_S_MAX) {
         return refuse(format!("cool_down_s must be at most {COOL_DOWN_S_MAX}."));
     }
-    if windows.len() > WINDOWS_MAX {
-        return refuse(format!("There may be at most {WINDOWS_MAX} windows, not {}.", windows.len()));
+    if windows.len() > windows_max {
+        return refuse(format!("There may be at most {windows_max} windows, not {}.", windows.len()));
     }
     if let Some(window) = windows.iter().find(|w| !(WINDOW_S_MIN..=WINDOW_S_MAX).contains(&w.duration_s)) {
         let seconds = window.duration_s;
@@ -137,7 +140,7 @@ mod tests {
         let (name, qualifier) = (FunctionName::parse("f").unwrap(), Qualifier::Alias("live".into()));
         let check = |sent: serde_json::Value, want: &str| {
             let got = serde_json::from_value::<Scaling>(sent.clone()).map_err(|error| error.to_string());
-            let got = got.and_then(|wanted| judge(&name, &qualifier, wanted).map_err(|refusal| refusal.message));
+            let got = got.and_then(|wanted| judge(&name, &qualifier, wanted, 24).map_err(|refusal| refusal.message));
             let got =
                 got.map_or_else(|text| text, |record| format!("{} {} {:?}", record.min, record.max, record.tracking));
             assert!(got.starts_with(want), "{sent}: {got} does not start with {want}");

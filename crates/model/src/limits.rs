@@ -74,6 +74,8 @@ pub struct Limits {
     pub freeze_after_ms: u64,
     /// How long running invocations may take to finish after SIGTERM, ours.
     pub drain_ms: u64,
+    /// Windows of the scaling of one version or alias, ours; beyond it 400.
+    pub scaling_windows: usize,
     /// Functions in a page of ListFunctions, at most.
     pub list_items: usize,
     /// Bytes of request headers, ours; beyond it 431.
@@ -134,6 +136,7 @@ impl Default for Limits {
             idle_ms: 300_000,
             freeze_after_ms: 1_000,
             drain_ms: 30_000,
+            scaling_windows: 24,
             list_items: 50,
             header_bytes: 32_768,
             connections: 4_096,

@@ -162,6 +162,7 @@ fn limits(mut section: Section<'_>, limits: &mut Limits) {
         idle_ms: 1..=MAX,
         freeze_after_ms: 0..=MAX,
         drain_ms: 0..=MAX,
+        scaling_windows: 0..=1_000,
         list_items: 1..=10_000,
         header_bytes: 8_192..=1_048_576,
         connections: 1..=1_000_000,
@@ -424,7 +425,7 @@ mod tests {
         // Each limit has a bound below which nothing works, unless none of it is a sensible wish.
         let none = "log_tail_bytes log_files drain_ms environment_bytes client_context_bytes tags instances_memory_mb \
                     inactive_after_days unreserved_concurrency_min \
-                    queue_ms_max queue_length_max queued explained freeze_after_ms";
+                    queue_ms_max queue_length_max queued explained freeze_after_ms scaling_windows";
         let shown = format!("{:?}", Limits::default());
         let fields = shown.trim_start_matches("Limits { ").trim_end_matches(" }").split(", ");
         for field in fields.map(|field| field.split(':').next().unwrap()) {

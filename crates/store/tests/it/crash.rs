@@ -4,7 +4,7 @@
 use crate::crafted_zip::{crc32, deflated, file, zip};
 use crate::{function, name};
 use model::log::LogLine;
-use model::{Digest, Limits, Version};
+use model::{Alias, Digest, Limits, Published, Version};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
@@ -47,7 +47,7 @@ fn child() {
                 println!("about to add");
                 let code = store.packages().add(&bytes, &Limits::default()).unwrap();
                 println!("try put {name} {}", code.digest);
-                store.registry().put_function(&function(&name, code.digest), Expect::Any).unwrap();
+                publish_next(&store, &name, code.digest);
                 println!("did put {name} {}", code.digest);
             }
             5 => {
@@ -60,6 +60,30 @@ fn child() {
             _ => append_next_line(&store),
         }
     }
+}
+
+/// Writes a function and, a quarter of the time, with it the next of its versions and an alias of that.
+fn publish_next(store: &Store, text: &str, digest: Digest) {
+    let registry = store.registry();
+    let mut made = function(text, digest);
+    made.last_version = registry.function(&made.name).unwrap().map_or(0, |(present, _)| present.last_version);
+    if digest.0[0] % 4 != 0 {
+        registry.put_function(&made, Expect::Any).unwrap();
+        return;
+    }
+    made.last_version += 1;
+    let number = made.last_version;
+    let version = Published { number, function: made.clone(), latest_description: String::new() };
+    registry.publish(&made, Expect::Any, &version).unwrap();
+    let alias = Alias {
+        function: made.name,
+        name: "live".to_owned(),
+        version: Version::Number(number),
+        additional: BTreeMap::new(),
+        description: String::new(),
+        revision_id: String::new(),
+    };
+    registry.put_alias(&alias, Expect::Any).unwrap();
 }
 
 fn random_zip(dice: &mut Dice) -> Vec<u8> {
@@ -76,7 +100,11 @@ fn random_zip(dice: &mut Dice) -> Vec<u8> {
 
 fn remove_unused(store: &Store) {
     let functions = store.registry().functions(None, 100).unwrap();
-    let used: BTreeSet<Digest> = functions.iter().map(|(function, _)| function.code.digest).collect();
+    let mut used: BTreeSet<Digest> = functions.iter().map(|(function, _)| function.code.digest).collect();
+    let mut also = |version: Published| {
+        used.insert(version.function.code.digest);
+    };
+    store.registry().each_version(&mut also).unwrap();
     for digest in store.packages().list().unwrap() {
         if !used.contains(&digest) {
             store.packages().remove(&digest).unwrap();
@@ -204,6 +232,7 @@ fn check(folder: &Path, told: &mut Told, seed: u64) {
         let digest = Digest::parse(name.trim_end_matches(".zip"));
         assert!(digest.is_ok_and(|digest| store.packages().contains(&digest)), "{name} is left, seed {seed}");
     }
+    check_versions(&store, seed);
     let generation = store.registry().next_generation().unwrap().0;
     assert!(generation > told.generation, "seed {seed}");
     let lines = store.logs().read(&name("log"), Some(&Cursor::START), 10_000).unwrap().0;
@@ -211,6 +240,33 @@ fn check(folder: &Path, told: &mut Told, seed: u64) {
     assert!(numbers.windows(2).all(|pair| pair[1] == pair[0] + 1), "seed {seed}: {numbers:?}");
     assert!(numbers.last().copied().unwrap_or(0) >= told.log, "seed {seed}: {numbers:?}");
     assert!(lines.iter().all(|line| line.text.len() == line.time_ms as usize % 300), "seed {seed}");
+}
+
+/// As many versions as their function has given numbers, each with its package; an alias points to one that is there;
+/// nothing belongs to a function that is gone.
+fn check_versions(store: &Store, seed: u64) {
+    let registry = store.registry();
+    let functions = registry.functions(None, 100).unwrap();
+    let given: BTreeMap<_, _> =
+        functions.into_iter().map(|(function, _)| (function.name, function.last_version)).collect();
+    let mut found: BTreeMap<_, Vec<u64>> = BTreeMap::new();
+    registry
+        .each_version(|version| {
+            check_package(store, &version.function.code.digest, seed);
+            found.entry(version.function.name).or_default().push(version.number);
+        })
+        .unwrap();
+    for (name, last) in &given {
+        let numbers: Vec<u64> = (1..=*last).collect();
+        assert_eq!(found.remove(name).unwrap_or_default(), numbers, "{name}, seed {seed}");
+    }
+    assert!(found.is_empty(), "{found:?} are left, seed {seed}");
+    registry
+        .each_alias(|alias| {
+            let last = given.get(&alias.function).copied().unwrap_or(0);
+            assert!((1..=last).any(|number| alias.points_to(number)), "{alias:?}, seed {seed}");
+        })
+        .unwrap();
 }
 
 /// Every file of the zip is in the folder, whole.
