@@ -67,7 +67,7 @@ fn publish_next(store: &Store, text: &str, digest: Digest) {
     let registry = store.registry();
     let mut made = function(text, digest);
     made.last_version = registry.function(&made.name).unwrap().map_or(0, |(present, _)| present.last_version);
-    if digest.0[0] % 4 != 0 {
+    if !digest.0[0].is_multiple_of(4) {
         registry.put_function(&made, Expect::Any).unwrap();
         return;
     }
