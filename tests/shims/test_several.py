@@ -1,6 +1,7 @@
 """Shims of instances that run several invocations at a time."""
 
 import json
+import time
 
 import pytest
 from guest import ERROR, RESPONSE
@@ -77,6 +78,20 @@ def test_python_runs_them_together(py, source):
 
 def test_nodejs_runs_them_together(js):
     check_together(js(NODE_BARRIER, **SEVERAL))
+
+
+def test_nodejs_may_wait_for_an_invocation_that_is_still_to_come(js):
+    source = """
+let wake;
+exports.handler = (event) => event.id === 'first' ? new Promise((resolve) => { wake = resolve; }) : wake('woken');
+"""
+    guest = js(source, **SEVERAL).ready()
+    begin(guest, "first")
+    # The span in which its event loop is empty, not a wait for something.
+    time.sleep(0.3)
+    begin(guest, "second")
+    answers, _ = collect(guest, 1)
+    assert answers == {"first": (RESPONSE, "woken")}
 
 
 def test_python_answers_in_any_order_and_reuses_threads(py):

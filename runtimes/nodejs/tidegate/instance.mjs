@@ -91,7 +91,8 @@ class Instance {
       setRequestId(header.id);
       setTraceId(header.trace_id);
     }
-    this.#channel.keepAlive(false);
+    // With several, one may wait for another that is still to come: an empty event loop says nothing then.
+    this.#channel.keepAlive(this.#slots > 1);
     const report = {
       succeed: (answer) => this.#finish(invocation, Kind.RESPONSE, { id: header.id }, answer),
       fail: (error) => {
@@ -112,7 +113,7 @@ class Instance {
       return;
     }
     this.#invocations.delete(invocation.id);
-    this.#channel.keepAlive(this.#invocations.size === 0);
+    this.#channel.keepAlive(this.#slots > 1 || this.#invocations.size === 0);
     this.#send(kind, header, answer);
   }
 
