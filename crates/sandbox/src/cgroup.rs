@@ -66,6 +66,10 @@ impl V1 {
                 *place = None;
             }
         }
+        // Inherited by the groups below.
+        if let Some(dir) = &self.memory {
+            let _ = fs::write(dir.join("memory.swappiness"), "0");
+        }
     }
 }
 
@@ -150,16 +154,8 @@ impl Cgroups {
     /// Makes the group of one sandbox, without limits.
     pub fn create(&self, name: &str) -> io::Result<Group> {
         let version = self.controllers().version;
-        let mut group = Group {
-            dirs: Vec::new(),
-            memory: None,
-            cpu: None,
-            pids: None,
-            freezer: None,
-            version,
-            settled_quota_us: None,
-        };
-        let made = self.fill(&mut group, name);
+        let mut group = Group { version, ..Group::default() };
+        let made = self.fill(&mut group, name).and_then(|()| group.open_knobs());
         if made.is_err() {
             group.remove();
         }
@@ -308,8 +304,32 @@ pub struct Doors {
     pub guest: Option<OwnedFd>,
 }
 
+/// A limit of a group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Knob {
+    Memory,
+    Swap,
+    Quota,
+    Weight,
+    Processes,
+}
+
+/// The files of the limits in the groups of memory, cpu and pids, and whether we can do without them. The period of the
+/// quota is the kernel's default, [`CPU_PERIOD_US`].
+const KNOBS_V1: [&[(Knob, &str, bool)]; 3] = [
+    &[(Knob::Memory, "memory.limit_in_bytes", true), (Knob::Swap, "memory.memsw.limit_in_bytes", false)],
+    &[(Knob::Quota, "cpu.cfs_quota_us", true), (Knob::Weight, "cpu.shares", true)],
+    &[(Knob::Processes, "pids.max", true)],
+];
+/// The same of version 2.
+const KNOBS_V2: [&[(Knob, &str, bool)]; 3] = [
+    &[(Knob::Memory, "memory.max", true), (Knob::Swap, "memory.swap.max", false)],
+    &[(Knob::Quota, "cpu.max", true), (Knob::Weight, "cpu.weight", true)],
+    &[(Knob::Processes, "pids.max", true)],
+];
+
 /// The groups of one instance; removed by [`Group::remove`].
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Group {
     dirs: Vec<PathBuf>,
     memory: Option<PathBuf>,
@@ -317,47 +337,50 @@ pub struct Group {
     pids: Option<PathBuf>,
     freezer: Option<PathBuf>,
     version: u8,
+    /// The files of the limits, until they are set.
+    knobs: Vec<(Knob, fs::File)>,
     /// The CPU limit after Init, if it differs from the one during Init.
     settled_quota_us: Option<u64>,
 }
 
 impl Group {
-    /// Sets the limits of one instance.
+    /// Opens the files of the limits: to find one takes the kernel longer than to write to it.
+    fn open_knobs(&mut self) -> io::Result<()> {
+        let of_version = if self.version == 1 { KNOBS_V1 } else { KNOBS_V2 };
+        for (dir, names) in [&self.memory, &self.cpu, &self.pids].into_iter().zip(of_version) {
+            let Some(dir) = dir else { continue };
+            for (knob, name, needed) in names {
+                match fs::OpenOptions::new().write(true).open(dir.join(name)) {
+                    Ok(file) => self.knobs.push((*knob, file)),
+                    // Absent when the kernel does not account for swap; then there is none or it is not limited.
+                    Err(_) if !needed => {}
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        match (self.version, &self.memory) {
+            (2, Some(dir)) => fs::write(dir.join("memory.oom.group"), "1"),
+            _ => Ok(()),
+        }
+    }
+
+    /// Sets the limits of one instance, once.
     pub fn limit(&mut self, start: &Start) -> io::Result<()> {
-        match self.version {
-            1 => self.limit_v1(start),
-            _ => self.limit_v2(start),
+        use std::io::Write;
+        let weight = weight_millis(start.cpu_millis);
+        for (knob, mut file) in std::mem::take(&mut self.knobs) {
+            let value = match (knob, self.version) {
+                (Knob::Memory, _) | (Knob::Swap, 1) => memory_bytes(start),
+                (Knob::Swap, _) => "0".to_owned(),
+                (Knob::Quota, 1) => self.init_quota_us(start).to_string(),
+                (Knob::Quota, _) => format!("{} {CPU_PERIOD_US}", self.init_quota_us(start)),
+                (Knob::Weight, 1) => (weight * 1024 / 1000).max(2).to_string(),
+                (Knob::Weight, _) => (weight / 10).clamp(1, 10_000).to_string(),
+                (Knob::Processes, _) => processes(start),
+            };
+            file.write_all(value.as_bytes())?;
         }
-    }
-
-    fn limit_v1(&mut self, start: &Start) -> io::Result<()> {
-        if let Some(dir) = &self.memory {
-            let bytes = memory_bytes(start);
-            fs::write(dir.join("memory.limit_in_bytes"), &bytes)?;
-            // Absent when the kernel does not account for swap; then there is none or it is not limited.
-            let _ = fs::write(dir.join("memory.memsw.limit_in_bytes"), &bytes);
-            let _ = fs::write(dir.join("memory.swappiness"), "0");
-        }
-        if let Some(dir) = self.cpu.clone() {
-            fs::write(dir.join("cpu.cfs_period_us"), CPU_PERIOD_US.to_string())?;
-            fs::write(dir.join("cpu.cfs_quota_us"), self.init_quota_us(start).to_string())?;
-            fs::write(dir.join("cpu.shares"), (weight_millis(start.cpu_millis) * 1024 / 1000).max(2).to_string())?;
-        }
-        self.pids.as_ref().map_or(Ok(()), |dir| fs::write(dir.join("pids.max"), processes(start)))
-    }
-
-    fn limit_v2(&mut self, start: &Start) -> io::Result<()> {
-        if let Some(dir) = &self.memory {
-            fs::write(dir.join("memory.max"), memory_bytes(start))?;
-            let _ = fs::write(dir.join("memory.swap.max"), "0");
-            fs::write(dir.join("memory.oom.group"), "1")?;
-        }
-        if let Some(dir) = self.cpu.clone() {
-            fs::write(dir.join("cpu.max"), format!("{} {CPU_PERIOD_US}", self.init_quota_us(start)))?;
-            let weight = (weight_millis(start.cpu_millis) / 10).clamp(1, 10_000);
-            fs::write(dir.join("cpu.weight"), weight.to_string())?;
-        }
-        self.pids.as_ref().map_or(Ok(()), |dir| fs::write(dir.join("pids.max"), processes(start)))
+        Ok(())
     }
 
     /// The files through which a process that was not cloned into the groups puts itself there: it writes "0".

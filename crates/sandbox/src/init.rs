@@ -51,6 +51,8 @@ fn start(plan: &Plan<'_>, kept: &Kept) -> Result<Option<Process>, Failure> {
         Guest::Forked { .. } => None,
         Guest::Exec { .. } | Guest::Running { .. } => Some(fork_guest(plan, kept)?),
     };
+    // The rest goes when the package has been mounted.
+    drop_bounds().map_err(at(stage, "drop capabilities"))?;
     say_blank(plan, kept)?;
     let (assignment, package) = wait_for_assignment(kept, main.as_ref())?;
     inside::mount_package(package.as_fd())?;
@@ -58,7 +60,7 @@ fn start(plan: &Plan<'_>, kept: &Kept) -> Result<Option<Process>, Failure> {
     if let Some(main) = &main {
         limit(main, &assignment).map_err(at("limits", "limit the guest"))?;
     }
-    drop_privilege().map_err(at(stage, "drop capabilities"))?;
+    drop_held().map_err(at(stage, "drop capabilities"))?;
     if let (Guest::Exec { .. }, Some(main)) = (&plan.shape.guest, &main) {
         let Assignment { interpreter, environment, .. } = assignment;
         wire::send(main.orders.as_fd(), &Order { interpreter, environment }, &[], Wait::Block)
@@ -152,12 +154,21 @@ fn limit(main: &Main, assignment: &Assignment) -> rustix::io::Result<()> {
 
 /// All capabilities go, for ever.
 pub fn drop_privilege() -> rustix::io::Result<()> {
-    use rustix::thread::{clear_ambient_capability_set, set_capabilities, set_no_new_privs};
+    drop_bounds()?;
+    drop_held()
+}
+
+/// No exec brings a capability.
+fn drop_bounds() -> rustix::io::Result<()> {
     for capability in CapabilitySet::all().iter() {
         // Numbers that this kernel does not know are refused.
         let _ = rustix::thread::remove_capability_from_bounding_set(capability);
     }
-    clear_ambient_capability_set()?;
+    rustix::thread::clear_ambient_capability_set()
+}
+
+fn drop_held() -> rustix::io::Result<()> {
+    use rustix::thread::{set_capabilities, set_no_new_privs};
     let none = CapabilitySet::empty();
     set_capabilities(None, CapabilitySets { effective: none, permitted: none, inheritable: none })?;
     set_no_new_privs(true)

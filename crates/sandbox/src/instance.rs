@@ -121,7 +121,6 @@ impl Instance {
     pub fn assigned(&mut self, start: &Start) {
         self.phase = Phase::Assigned(start.instance);
         self.memory_limit_bytes = u64::from(start.memory_mb) << 20;
-        self.memory_watch = self.group.watch_memory();
         self.kill_at = Some(Instant::now() + Duration::from_millis(SETUP_MS_MAX));
     }
 

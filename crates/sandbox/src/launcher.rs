@@ -494,7 +494,8 @@ impl Loop {
     fn watch_instance(&self, slot: u32, mut instance: Instance) -> Result<Instance, Failure> {
         let watch = || -> io::Result<()> {
             self.watch(instance.setup.as_fd(), Source::Setup(slot), epoll::EventFlags::IN)?;
-            self.watch(instance.process.pidfd.as_fd(), Source::End(slot), epoll::EventFlags::IN)
+            self.watch(instance.process.pidfd.as_fd(), Source::End(slot), epoll::EventFlags::IN)?;
+            self.watch_memory(slot, &instance)
         };
         match watch() {
             Ok(()) => Ok(instance),

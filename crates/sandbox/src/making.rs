@@ -227,6 +227,7 @@ impl Instance {
         tmp: Option<Tmp>,
     ) -> Instance {
         let Parts { setup, log, channel, for_zygote } = parts;
+        let memory_watch = group.watch_memory();
         Instance {
             serial,
             shape,
@@ -245,7 +246,7 @@ impl Instance {
             is_silent: false,
             listener: None,
             guest_pid: None,
-            memory_watch: None,
+            memory_watch,
             out_of_memory: false,
             memory_limit_bytes: 0,
             memory_peak_bytes: None,

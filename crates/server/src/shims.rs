@@ -21,6 +21,7 @@ files! {
     "python/_tidegate/loop.py"
     "python/_tidegate/zygote.py"
     "python/zygote.py"
+    "python/_tidegate/rehearsal.py"
     "python/_tidegate/several.py"
     "nodejs/bootstrap.mjs"
     "nodejs/tidegate/assignment.mjs"
@@ -30,6 +31,8 @@ files! {
     "nodejs/tidegate/handler.mjs"
     "nodejs/tidegate/instance.mjs"
     "nodejs/tidegate/invocation.mjs"
+    "nodejs/tidegate/rehearsal-common.cjs"
+    "nodejs/tidegate/rehearsal.mjs"
 }
 
 #[cfg(test)]

@@ -66,8 +66,7 @@ class Channel:
     def send(self, kind, header, body):
         """Sends one frame; raises `OSError` when the daemon is gone."""
         self._leave_if_forked()
-        header = jsontext.encode(header)
-        prefix = _PREFIX.pack(_PREFIX_REST_BYTES + len(header) + len(body), kind, len(header)) + header
+        prefix = before_body(kind, header, body)
         with self._sending:
             sent = os.writev(self._fd, (prefix, body))
             if sent < len(prefix) + len(body):
@@ -102,6 +101,12 @@ class Channel:
         """Ends a child that the handler forked and let return: the answer is the parent's to give."""
         if os.getpid() != self._pid:
             os._exit(0)
+
+
+def before_body(kind, header, body):
+    """The octets of a frame that come before its body."""
+    header = jsontext.encode(header)
+    return _PREFIX.pack(_PREFIX_REST_BYTES + len(header) + len(body), kind, len(header)) + header
 
 
 def _header(octets):

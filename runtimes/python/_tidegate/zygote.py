@@ -58,6 +58,8 @@ SYS_LANDLOCK_RESTRICT_SELF = 446
 SYS_PIDFD_OPEN = 434
 SYS_SETNS = {"x86_64": 308, "aarch64": 268}
 
+# Python specialises code that has run a few times.
+REHEARSALS = 20
 # The user and group id of guests, as they see themselves.
 GUEST_ID = 993
 # Dup of the descriptors' numbers while they are put in their places.
@@ -101,6 +103,8 @@ class _Zygote:
         signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         self._own_fds = (woken, wake)
+        for _ in range(REHEARSALS):
+            loop.rehearse(self._search_path)
         # What is here now is shared by all guests for as long as nobody touches it.
         gc.collect()
         gc.freeze()
@@ -161,6 +165,8 @@ class _Zygote:
             for fd in (*self._own_fds, self._orders.detach()):
                 os.close(fd)
             entry.become_guest()
+            if not select.select([channel.FD], [], [], 0)[0]:
+                loop.rehearse(self._search_path)
         except BaseException:
             # Nothing of the function has run, and nothing will.
             try:

@@ -91,11 +91,6 @@ impl Loop {
             return self.refuse(start.instance, failure);
         }
         self.slots.insert(start.instance, slot);
-        if let Some(Some(instance)) = self.instances.get(slot as usize)
-            && let Err(error) = self.watch_memory(slot, instance)
-        {
-            eprintln!("tidegate launcher: watch memory: {error}");
-        }
         self.note_due(slot);
     }
 

@@ -37,6 +37,7 @@ pub const OWN_SHIMS: &[(&str, &[u8])] = own! {
     "python/_tidegate/jsontext.py"
     "python/_tidegate/logformat.py"
     "python/_tidegate/loop.py"
+    "python/_tidegate/rehearsal.py"
     "python/_tidegate/several.py"
     "python/_tidegate/zygote.py"
 };

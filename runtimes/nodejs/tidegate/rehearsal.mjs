@@ -1,0 +1,3 @@
+// What a function may look like, for rehearsals.
+
+export const handler = async (event) => ({ event, length: JSON.stringify(event).length });
