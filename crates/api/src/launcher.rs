@@ -248,6 +248,9 @@ pub enum Event {
 
 /// The stage of a `StartFailed` whose cause is that the package holds no program that can be executed.
 pub const STAGE_ENTRYPOINT: &str = "entrypoint";
+/// The stage of a `StartFailed` whose cause is that the sandbox ended before anything of the function ran: another may
+/// do better.
+pub const STAGE_LOST: &str = "setup";
 /// The stage of a `StartFailed` whose cause is that the launcher has as many instances as it may.
 pub const STAGE_FULL: &str = "full";
 

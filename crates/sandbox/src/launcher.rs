@@ -20,7 +20,7 @@ use crate::scratch::Scratch;
 use crate::seccomp;
 use crate::sys::{self, Fork, Process, Signals};
 use crate::wire::{self, Buffer, Wait};
-use api::launcher::{Ability, Event, ExitStatus, GRACE_MS_MAX, Hello, Mode, Request};
+use api::launcher::{Ability, Event, ExitStatus, GRACE_MS_MAX, Hello, Mode, Request, STAGE_LOST};
 use rustix::event::{Timespec, epoll};
 use rustix::process::Signal;
 use std::collections::{BTreeSet, HashMap, VecDeque};
@@ -419,7 +419,7 @@ impl Loop {
         self.discard_tmp(&mut instance);
         self.watched.remove(&slot);
         self.free.push(slot);
-        let unknown = || ("setup".to_owned(), "the sandbox ended while it was being made".to_owned());
+        let unknown = || (STAGE_LOST.to_owned(), "the sandbox ended while it was being made".to_owned());
         match instance.owner() {
             None => self.never_used(slot, &instance, instance.failure.clone().unwrap_or_else(unknown)),
             Some(owner) => {

@@ -12,7 +12,7 @@ use crate::runtime_api::{Served, Session};
 use crate::service::Shared;
 use crate::versions::Versioned;
 use api::channel::{Assign, Kind};
-use api::launcher::{InstanceKind, Network, Program, STAGE_ENTRYPOINT, STAGE_FULL, Start};
+use api::launcher::{InstanceKind, Network, Program, STAGE_ENTRYPOINT, STAGE_FULL, STAGE_LOST, Start};
 use model::{RuntimeFamily, Spec};
 use scheduler::instance::{Event as Move, State};
 use scheduler::lifetimes::{AfterFailedInit, InitLimits, Initialization, after_failed_init, init_limit_ms};
@@ -75,6 +75,8 @@ impl Failure {
 
 /// How long the launcher may take to make a sandbox; far more than it ever needs.
 const LAUNCH_MAX: Duration = Duration::from_secs(20);
+/// Sandboxes that may be lost one after the other, before anything of the function has run, until a start has failed.
+const SANDBOXES_MAX: u32 = 3;
 /// Bytes that an answer may exceed the limit by before the channel counts as broken: the shim's own error is small.
 const FRAME_SLACK_BYTES: usize = 65_536;
 
@@ -209,11 +211,19 @@ async fn launch(
     room: Arc<Room>,
 ) -> Result<Launched, Failure> {
     let log_stream = log_stream(spec);
-    let start = request(shared, spec, (initialization, &log_stream));
-    let limits = (start.open_files, start.processes);
-    let environment = start.environment.clone();
-    let (launch, answer) = shared.launches.launch(start, room);
-    let answer = tokio::time::timeout(LAUNCH_MAX, answer).await;
+    let mut sandboxes = 1;
+    let (launch, limits, environment, answer) = loop {
+        let start = request(shared, spec, (initialization, &log_stream));
+        let limits = (start.open_files, start.processes);
+        let environment = start.environment.clone();
+        let (launch, answer) = shared.launches.launch(start, room.clone());
+        let answer = tokio::time::timeout(LAUNCH_MAX, answer).await;
+        let lost = matches!(&answer, Ok(Ok(Err(failed))) if failed.stage == STAGE_LOST);
+        if !lost || sandboxes == SANDBOXES_MAX {
+            break (launch, limits, environment, answer);
+        }
+        sandboxes += 1;
+    };
     let started = match answer {
         Ok(Ok(Ok(started))) => started,
         Ok(Ok(Err(failed))) if failed.stage == STAGE_ENTRYPOINT => {
