@@ -31,7 +31,7 @@ files! {
     "nodejs/tidegate/handler.mjs"
     "nodejs/tidegate/instance.mjs"
     "nodejs/tidegate/invocation.mjs"
-    "nodejs/tidegate/rehearsal-common.cjs"
+    "nodejs/tidegate/rehearsal-required.cjs"
     "nodejs/tidegate/rehearsal.mjs"
 }
 

@@ -21,7 +21,7 @@ export async function rehearse(bootstrapUrl) {
   const folder = dirname(fileURLToPath(import.meta.url));
   const header = { id: "rehearsal", arn: "arn", deadline_ms: 0, client_context: null, cognito: null };
   const event = Buffer.from('{"name":"x","list":[1,2.5,null,true]}');
-  for (const name of ["rehearsal.handler", "rehearsal-common.handler"]) {
+  for (const name of ["rehearsal.handler", "rehearsal-required.handler"]) {
     const handler = await loadHandler(folder, name, bootstrapUrl);
     for (let count = 0; count < REHEARSALS; count += 1) {
       await new Promise((done) => new Invocation(header, { succeed: done, fail: done }, false).run(handler, event));
