@@ -136,15 +136,9 @@ impl Shared {
             package: function.code.digest,
             network: config.network,
             instance_concurrency: config.instance_concurrency,
-            snap_start: version != Version::Latest && snap_starts(function),
             log_group: log_group(function),
         })
     }
-}
-
-/// Does SnapStart apply to the function's published versions?
-fn snap_starts(function: &Function) -> bool {
-    member(function, "SnapStart", "ApplyOn").is_some_and(|apply_on| apply_on == "PublishedVersions")
 }
 
 /// `/aws/lambda/<name>`, unless LoggingConfig names another.

@@ -6,7 +6,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use control::AtVersion;
 use model::function::{Config, LastUpdate, Reason, State};
-use model::{Function, Qualifier, Version};
+use model::{Function, Qualifier};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
@@ -69,7 +69,9 @@ fn show_echoed(shown: &mut FunctionConfiguration, at: &AtVersion) {
     shown.layers = echoed("Layers");
     shown.file_system_configs = echoed("FileSystemConfigs");
     shown.image_config_response = echoed("ImageConfig");
-    shown.snap_start = Some(snap_start(echoed("SnapStart"), at.version));
+    // No snapshot is taken, so the optimisation is off for versions too.
+    let off = || json!({ "ApplyOn": "None", "OptimizationStatus": "Off" });
+    shown.snap_start = Some(echoed("SnapStart").unwrap_or_else(off));
     shown.logging_config = Some(logging(echoed("LoggingConfig"), function));
     shown.tenancy_config = echoed("TenancyConfig");
     shown.capacity_provider_config = echoed("CapacityProviderConfig");
@@ -100,14 +102,6 @@ fn show_states(shown: &mut FunctionConfiguration, function: &Function) {
 fn environment(config: &Config) -> Option<Environment> {
     let variables = config.environment.clone();
     (!variables.is_empty()).then_some(Environment { variables })
-}
-
-/// On is what a version is that was published while SnapStart applied to published versions.
-fn snap_start(configured: Option<Value>, version: Version) -> Value {
-    let apply_on = configured.and_then(|shown| Some(shown.get("ApplyOn")?.as_str()?.to_owned()));
-    let apply_on = apply_on.unwrap_or_else(|| "None".to_owned());
-    let on = apply_on == "PublishedVersions" && version != Version::Latest;
-    json!({ "ApplyOn": apply_on, "OptimizationStatus": if on { "On" } else { "Off" } })
 }
 
 fn logging(configured: Option<Value>, function: &Function) -> Value {

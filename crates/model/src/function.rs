@@ -156,9 +156,6 @@ pub struct Spec {
     pub network: Network,
     /// Invocations that one instance runs at a time.
     pub instance_concurrency: u32,
-    /// Instances may be clones of one that has come through its Init: a published version of a function whose SnapStart
-    /// applies to published versions.
-    pub snap_start: bool,
     /// `/aws/lambda/<name>` unless configured.
     pub log_group: String,
 }

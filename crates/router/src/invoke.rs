@@ -281,7 +281,6 @@ pub(crate) mod tests {
             package: Digest([0; 32]),
             network: Network::None,
             instance_concurrency: 1,
-            snap_start: false,
             log_group: String::new(),
         };
         let targets = Targets::new(Target::Ready(Arc::new(spec)));

@@ -44,6 +44,8 @@ struct Order {
     serial: u64,
     /// Whether the last file of the entry is a Landlock ruleset.
     landlock: bool,
+    /// Whether there is time for a rehearsal: nobody waits for this guest.
+    rehearse: bool,
 }
 
 /// What a zygote says.
@@ -104,17 +106,18 @@ impl Zygote {
         }
     }
 
-    /// Orders a guest. `entry` is what the sandbox's first process sent, `doors` the control groups' files.
+    /// Orders a guest, with a rehearsal if nobody waits for it. `entry` is what the sandbox's first process sent, `doors` the control groups' files.
     pub fn fork(
         &mut self,
         (serial, slot): (u64, u32),
         (log, channel): (BorrowedFd<'_>, BorrowedFd<'_>),
         entry: &[OwnedFd],
         doors: &[OwnedFd],
+        rehearse: bool,
     ) -> Result<(), wire::Error> {
         let mut files = vec![log, channel];
         files.extend(entry.iter().chain(doors).map(AsFd::as_fd));
-        let order = Order { serial, landlock: entry.len() > NAMESPACES.len() };
+        let order = Order { serial, landlock: entry.len() > NAMESPACES.len(), rehearse };
         wire::send(self.socket.as_fd(), &order, &files, Wait::Poll)?;
         self.guests.insert(serial, slot);
         Ok(())

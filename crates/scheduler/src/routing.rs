@@ -72,7 +72,6 @@ mod tests {
             package: Digest([0; 32]),
             network: model::function::Network::Nat,
             instance_concurrency: 1,
-            snap_start: false,
             log_group: "/aws/lambda/f".into(),
         }))
     }

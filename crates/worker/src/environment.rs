@@ -108,7 +108,6 @@ mod tests {
             package: model::Digest([0; 32]),
             network: model::function::Network::Nat,
             instance_concurrency: 1,
-            snap_start: false,
             log_group: "/aws/lambda/f".into(),
         }
     }

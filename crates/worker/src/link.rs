@@ -157,7 +157,6 @@ mod tests {
             package: Digest([0; 32]),
             network: Network::None,
             instance_concurrency: 8,
-            snap_start: false,
             log_group: String::new(),
         })
     }

@@ -165,7 +165,7 @@ class _Zygote:
             for fd in (*self._own_fds, self._orders.detach()):
                 os.close(fd)
             entry.become_guest()
-            if not select.select([channel.FD], [], [], 0)[0]:
+            if order["rehearse"]:
                 loop.rehearse(self._search_path)
         except BaseException:
             # Nothing of the function has run, and nothing will.

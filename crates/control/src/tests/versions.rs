@@ -31,7 +31,7 @@ fn shown(bench: &Bench, text: &str) -> String {
     let snapshot = bench.snapshot.load();
     let Some(targets) = snapshot.functions.get(&name(text)) else { return "none".to_owned() };
     let of = |target: &Target| match target {
-        Target::Ready(spec) => format!("{}s{}", spec.timeout_ms / 1_000, if spec.snap_start { "!" } else { "" }),
+        Target::Ready(spec) => format!("{}s", spec.timeout_ms / 1_000),
         Target::NotReady { state } => (*state).to_owned(),
     };
     let versions = targets.versions.iter().map(|(number, target)| format!("{number}={}", of(target)));
@@ -146,17 +146,14 @@ async fn versions_and_aliases_outlive_the_server() {
     let (service, handle) = bench.start().await;
     handle.create_function(new("f", "provided")).await.unwrap();
     settled(&handle, "f").await;
-    let on = r#"{"ApplyOn":"PublishedVersions","OptimizationStatus":"Off"}"#;
-    let snap =
-        ConfigChange { echoed: [("SnapStart".to_owned(), Some(on.to_owned()))].into(), ..to_runtime("provided", 4) };
     published(&handle, "f").await;
-    handle.update_config(&name("f"), snap).await.unwrap();
+    handle.update_config(&name("f"), to_runtime("provided", 4)).await.unwrap();
     settled(&handle, "f").await;
     published(&handle, "f").await;
     let both = NewAlias { additional: vec![(2, 0.5)], ..to_version("both", Version::Number(1)) };
     handle.create_alias(&name("f"), both).await.unwrap();
     let before = shown(&bench, "f");
-    assert_eq!(before, "$LATEST=4s 1=3s 2=4s! both>1,2:0.5");
+    assert_eq!(before, "$LATEST=4s 1=3s 2=4s both>1,2:0.5");
     drop((service, handle));
     bench.snapshot.store(Arc::default());
     let (_service, _handle) = bench.start().await;

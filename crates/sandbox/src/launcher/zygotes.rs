@@ -84,6 +84,7 @@ impl Loop {
 
     /// Orders the guest of a sandbox that is otherwise complete.
     pub(super) fn fork(&mut self, slot: u32, runtime: &str, entry: &[OwnedFd]) {
+        let rehearse = self.stock.waiting_count() == 0;
         let Some(Some(instance)) = self.instances.get_mut(slot as usize) else { return };
         let zygote = self.zygotes.find(runtime).and_then(|entry| entry.zygote.as_mut());
         let (Some(zygote), Some((log, channel))) = (zygote, instance.for_zygote.take()) else {
@@ -91,7 +92,7 @@ impl Loop {
         };
         let ordered = instance.group.all_doors().map_err(|error| error.to_string()).and_then(|doors| {
             let ends = (log.as_fd(), channel.as_fd());
-            zygote.fork((instance.serial, slot), ends, entry, &doors).map_err(|error| error.to_string())
+            zygote.fork((instance.serial, slot), ends, entry, &doors, rehearse).map_err(|error| error.to_string())
         });
         if let Err(message) = ordered {
             instance.failure = Some(("zygote".to_owned(), message));

@@ -174,7 +174,6 @@ fn spec(name: FunctionName, generation: Generation) -> Result<Spec, Box<dyn std:
         package: Digest([0; 32]),
         network: Network::Nat,
         instance_concurrency: 1,
-        snap_start: false,
         log_group: "/aws/lambda/f".into(),
     })
 }
