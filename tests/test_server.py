@@ -26,10 +26,10 @@ EXAMPLES = ROOT / "examples" / "functions"
 
 
 def is_at_rest(server) -> bool:
-    """Only the launcher, the daemon and the launcher's own child for disk images are there, and none of them runs."""
+    """Only the launcher, its makers of networks and of file systems, and the daemon are there, and none of them runs."""
     processes = kernel.all_processes()
     tree = server.tree()
-    return len(tree) <= 3 and all(processes[pid][1] == "S" for pid in tree if pid in processes)
+    return len(tree) <= 4 and all(processes[pid][1] == "S" for pid in tree if pid in processes)
 
 
 class TestConfig:

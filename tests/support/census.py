@@ -32,13 +32,16 @@ TOLERANCE = {
     "daemon_kb": (0.25, 8_192),
     "launcher_kb": (0.25, 4_096),
     "own_processes": (0.0, 2),
-    "sandboxed_processes": (0.25, 8),
+    # The stock of sandboxes follows demand.
+    "sandboxed_processes": (0.25, 24),
     "daemon_threads": (0.0, 8),
     "files": (0.10, 24),
-    "mounts": (0.25, 96),
-    "cgroups": (0.25, 24),
-    "networks": (0.25, 12),
+    "mounts": (0.25, 200),
+    "cgroups": (0.25, 60),
+    "networks": (0.25, 30),
 }
+# What the launcher holds open for each process in a sandbox, at most.
+FILES_PER_SANDBOXED_PROCESS = 10
 
 
 def take(server) -> Census:
@@ -76,8 +79,11 @@ def take_at_rest(server, seconds: float = 60, still_s: float = 2) -> Census:
 def grown(first: Census, last: Census) -> list:
     """What is more in `last` than it may be, in words."""
     found = []
+    more = max(0, last.sandboxed_processes - first.sandboxed_processes)
     for name, (part, number) in TOLERANCE.items():
         before, after = getattr(first, name), getattr(last, name)
+        if name == "files":
+            number += FILES_PER_SANDBOXED_PROCESS * more
         if after > before * (1 + part) + number:
             found.append(f"{name} grew from {before} to {after}")
     return found
