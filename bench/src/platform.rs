@@ -151,6 +151,16 @@ impl Platform {
         Ok(answer.status() == 200 && body["concurrency"] == concurrency)
     }
 
+    /// Has so many instances of a function initialised; the answer comes before they are.
+    pub fn warm_up(&self, name: &str, count: usize) -> Result<(), Failure> {
+        let path = format!("/tidegate/v1/functions/{name}/warm-up");
+        let answer = self.request("POST", &path, &json!({"count": count}).to_string())?;
+        match answer.status() {
+            202 => Ok(()),
+            status => Err(self.failure(&format!("warming up answered {status}"))),
+        }
+    }
+
     /// Removes a function.
     pub fn delete(&self, name: &str) -> Result<(), Failure> {
         self.request("DELETE", &format!("/2015-03-31/functions/{name}"), "").map(drop)

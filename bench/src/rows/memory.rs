@@ -12,7 +12,6 @@ use crate::platform::{Platform, Setup};
 use crate::process;
 use crate::table::{Line, Mark};
 use serde_json::Value;
-use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -20,9 +19,8 @@ use std::time::Duration;
 const INSTANCES: usize = 1_000;
 const INSTANCES_QUICK: usize = 100;
 const MEMORY_MB: u32 = 128;
-/// So long sleeps each invocation, seconds, and so long is the pause between two, milliseconds: together such that no
-/// instance can take two. If not all were there in time, once more and slower; it is not the burst that is measured.
-const PACES: [(u32, u64); 3] = [(5, 2), (20, 15), (90, 70)];
+/// So long may it take until all instances are there.
+const FILL_LIMIT: Duration = Duration::from_secs(60);
 /// Plain processes that start at the same time.
 const AT_ONCE: usize = 8;
 const END_LIMIT: Duration = Duration::from_secs(10);
@@ -62,29 +60,20 @@ fn mb(bytes: u64) -> f64 {
 
 /// Makes so many instances and returns the modules that one of them has imported.
 fn fill(platform: &Platform, name: &str, number: usize) -> Result<String, Failure> {
-    let mut last = Failure(format!("there were never {number} instances at a time"));
-    for (seconds, pause_ms) in PACES {
-        let event = format!(r#"{{"seconds":{seconds},"modules":true}}"#);
-        let target = platform.target(name, &event, "began");
-        let bodies = match load::staggered(&target, number, Duration::from_millis(pause_ms)) {
-            Ok((_, bodies)) => bodies,
-            Err(failure) => {
-                last = failure;
-                continue;
-            }
-        };
-        let answers = bodies.iter().map(|body| serde_json::from_str::<Value>(body).unwrap_or_default());
-        let answers: Vec<Value> = answers.collect();
-        let instances: BTreeSet<&str> = answers.iter().filter_map(|answer| answer["instance"].as_str()).collect();
-        if instances.len() >= number {
-            let modules = answers.first().and_then(|answer| answer["modules"].as_array());
-            let names = modules.into_iter().flatten().filter_map(Value::as_str);
-            // What is the shim's own is not to be had on the host.
-            let names: Vec<&str> = names.filter(|name| !name.starts_with("_tidegate") && *name != "app").collect();
-            return Ok(names.join(","));
-        }
-    }
-    Err(platform.failure(&last.0))
+    // Each has a first process of its own beside the guest.
+    let wanted = platform.guests().len() + 2 * number;
+    platform.warm_up(name, number)?;
+    let there = || (platform.guests().len() >= wanted).then_some(());
+    let lacking = || platform.failure(&format!("there were never {number} instances at a time"));
+    process::poll_until(FILL_LIMIT, there).ok_or_else(lacking)?;
+    platform.rest()?;
+    let target = platform.target(name, r#"{"modules":true}"#, "began");
+    let (_, bodies) = load::staggered(&target, 1, Duration::ZERO)?;
+    let answer: Value = bodies.first().and_then(|body| serde_json::from_str(body).ok()).unwrap_or_default();
+    let names = answer["modules"].as_array().into_iter().flatten().filter_map(Value::as_str);
+    // What is the shim's own is not to be had on the host.
+    let names: Vec<&str> = names.filter(|name| !name.starts_with("_tidegate") && *name != "app").collect();
+    Ok(names.join(","))
 }
 
 /// Plain processes that wait. Dropping them ends them.

@@ -153,6 +153,7 @@ pub enum ReadError {
 /// The maker: until the launcher closes its end.
 fn serve(network: &Network, socket: BorrowedFd<'_>) -> io::Result<()> {
     let home = fs::File::open("/proc/self/ns/net")?;
+    let settings = Settings::open();
     let mut buffer = Buffer::default();
     loop {
         let index = match wire::receive::<Make>(socket, &mut buffer, Wait::Block) {
@@ -160,7 +161,7 @@ fn serve(network: &Network, socket: BorrowedFd<'_>) -> io::Result<()> {
             Err(wire::Error::Closed) => return Ok(()),
             Err(error) => return Err(io::Error::other(error)),
         };
-        let made = make(network, index, home.as_fd());
+        let made = make(network, index, home.as_fd(), &settings);
         sys::enter_network(home.as_fd())?;
         let sent = match made {
             Ok(file) => wire::send(socket, &Made { index, error: None }, &[file.as_fd()], Wait::Block),
@@ -172,12 +173,15 @@ fn serve(network: &Network, socket: BorrowedFd<'_>) -> io::Result<()> {
 
 /// Makes a namespace with everything in it; leaves this process in it or at home. What asks for a link by name asks the
 /// namespace that the process is in.
-fn make(network: &Network, index: u32, home: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+fn make(network: &Network, index: u32, home: BorrowedFd<'_>, at_home: &Settings) -> io::Result<OwnedFd> {
     sys::unshare(libc::CLONE_NEWNET)?;
     let file: OwnedFd = fs::File::open("/proc/self/ns/net")?.into();
-    prepare_own()?;
+    let settings = Settings::open();
+    ["all", "default"].into_iter().for_each(|scope| settings.disable_ipv6(scope));
+    drop(settings);
+    Links::open()?.up("lo")?;
     sys::enter_network(home)?;
-    let name = connect(network, index, file.as_fd())?;
+    let name = connect(network, index, file.as_fd(), at_home)?;
     let configure = || {
         sys::enter_network(file.as_fd())?;
         let links = Links::open()?;
@@ -190,10 +194,10 @@ fn make(network: &Network, index: u32, home: BorrowedFd<'_>) -> io::Result<Owned
     Ok(file)
 }
 
-fn connect(network: &Network, index: u32, namespace: BorrowedFd<'_>) -> io::Result<String> {
+fn connect(network: &Network, index: u32, namespace: BorrowedFd<'_>, at_home: &Settings) -> io::Result<String> {
     let mut attempts = NAME_ATTEMPTS;
     loop {
-        match network.connect(index, namespace) {
+        match network.connect(index, namespace, at_home) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists && attempts > 0 => {
                 attempts -= 1;
                 std::thread::sleep(Duration::from_millis(5));
@@ -210,4 +214,35 @@ pub fn prepare_own() -> io::Result<()> {
         let _ = fs::write(format!("/proc/sys/net/ipv6/conf/{scope}/disable_ipv6"), "1");
     }
     Links::open()?.up("lo")
+}
+
+/// The settings of the network namespace that it was opened in: a `/proc` that is mounted nowhere and used for no other
+/// namespace. In one that is used for many, the kernel looks through the entries of all of them for each path.
+pub struct Settings(Option<OwnedFd>);
+
+impl Settings {
+    /// Those of the namespace that the caller is in.
+    pub fn open() -> Settings {
+        use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen};
+        let open = || -> rustix::io::Result<OwnedFd> {
+            let context = fsopen("proc", FsOpenFlags::FSOPEN_CLOEXEC)?;
+            fsconfig_create(context.as_fd())?;
+            fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())
+        };
+        Settings(open().ok())
+    }
+
+    /// Switches IPv6 off for a link, or for `all` or `default`.
+    pub fn disable_ipv6(&self, link: &str) {
+        use rustix::fs::{Mode, OFlags, openat};
+        let path = format!("sys/net/ipv6/conf/{link}/disable_ipv6");
+        match &self.0 {
+            // Absent when the kernel has no IPv6.
+            Some(proc) => {
+                let file = openat(proc, &path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty());
+                let _ = file.and_then(|file| rustix::io::write(&file, b"1"));
+            }
+            None => drop(fs::write(format!("/proc/{path}"), "1")),
+        }
+    }
 }

@@ -5,6 +5,7 @@
 
 use crate::config::Config;
 use crate::links::{End, Links};
+use crate::netpool::Settings;
 use crate::staging::name_server;
 use std::fs;
 use std::io::{self, Write};
@@ -144,10 +145,11 @@ impl Network {
     }
 
     /// Makes the link with this index: the host's end here, the guest's in a network namespace. Returns its name.
-    pub fn connect(&self, index: u32, namespace: BorrowedFd<'_>) -> io::Result<String> {
+    /// `at_home`: the settings of the namespace that the caller is in.
+    pub fn connect(&self, index: u32, namespace: BorrowedFd<'_>, at_home: &Settings) -> io::Result<String> {
         let name = format!("{}{index}", self.prefix);
         self.links.add_pair(&name, namespace)?;
-        self.configure(&name, index).inspect_err(|_| self.disconnect(&name))?;
+        self.configure(&name, index, at_home).inspect_err(|_| self.disconnect(&name))?;
         Ok(name)
     }
 
@@ -158,10 +160,9 @@ impl Network {
         }
     }
 
-    fn configure(&self, name: &str, index: u32) -> io::Result<()> {
+    fn configure(&self, name: &str, index: u32, at_home: &Settings) -> io::Result<()> {
         let (_, host) = self.ends(index);
-        // Absent when the kernel has no IPv6.
-        let _ = fs::write(format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6"), "1");
+        at_home.disable_ipv6(name);
         self.links.add_address(name, End { address: host, prefix_bits: 30 })?;
         self.links.up(name)
     }
