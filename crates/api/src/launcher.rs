@@ -165,14 +165,27 @@ impl Start {
         range("tmp_mb", self.tmp_mb, 1, SIZE_MB_MAX)?;
         range("processes", self.processes, 1, COUNT_MAX)?;
         range("open_files", self.open_files, 8, COUNT_MAX)?;
-        if let Program::Managed { runtime: Runtime(name) } = &self.program {
-            let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'.';
-            if name.is_empty() || name.len() > 64 || name.starts_with('.') || !name.bytes().all(allowed) {
-                return Err(CheckError::Runtime);
-            }
-        }
+        check_program(&self.program)?;
         check_environment(&self.environment)
     }
+}
+
+impl InstanceKind {
+    /// Checks every field that the type does not.
+    pub fn check(&self) -> Result<(), CheckError> {
+        range("memory_mb", self.memory_mb, 1, SIZE_MB_MAX)?;
+        range("tmp_mb", self.tmp_mb, 1, SIZE_MB_MAX)?;
+        check_program(&self.program)
+    }
+}
+
+fn check_program(program: &Program) -> Result<(), CheckError> {
+    let Program::Managed { runtime: Runtime(name) } = program else { return Ok(()) };
+    let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'.';
+    if name.is_empty() || name.len() > 64 || name.starts_with('.') || !name.bytes().all(allowed) {
+        return Err(CheckError::Runtime);
+    }
+    Ok(())
 }
 
 fn range(field: &'static str, value: u32, min: u32, max: u32) -> Result<(), CheckError> {
@@ -384,6 +397,20 @@ mod tests {
             let mut start = start();
             change(&mut start);
             assert!(start.check().is_err(), "{name}");
+        }
+    }
+
+    #[test]
+    fn refusals_of_kinds() {
+        let kind = |runtime: &str, memory_mb, tmp_mb| InstanceKind {
+            program: Program::Managed { runtime: Runtime(runtime.into()) },
+            memory_mb,
+            tmp_mb,
+            network: Network::Nat,
+        };
+        assert_eq!(kind("python3.12", 128, 512).check(), Ok(()));
+        for refused in [kind("../x", 128, 512), kind("python3.12", 0, 512), kind("python3.12", 128, SIZE_MB_MAX + 1)] {
+            assert!(refused.check().is_err(), "{refused:?}");
         }
     }
 

@@ -62,7 +62,7 @@ impl Loop {
     /// Looks again at what the daemon expects: more interpreters may be known by now.
     pub(super) fn look_at_expected(&mut self) {
         let ahead = self.can_go_ahead();
-        let kinds = self.stock.expected.iter().take(EXPECTED_MAX);
+        let kinds = self.stock.expected.iter().filter(|kind| kind.check().is_ok()).take(EXPECTED_MAX);
         let shapes = kinds.map(|kind| self.connectable(Shape::expected(kind, ahead)));
         let known = |shape: &Shape| shape.runtime().is_none_or(|name| self.machine.interpreters.get(name).is_some());
         let shapes: BTreeSet<Shape> = shapes.filter(known).collect();
