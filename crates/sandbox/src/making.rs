@@ -11,7 +11,7 @@ use crate::shape::{self, Guest, Shape};
 use crate::staging::{GUEST_ID, Staging, open_package};
 use crate::sys::{self, Fork, Process};
 use crate::wire::{self, Wait};
-use api::launcher::{Mode, Program, Start};
+use api::launcher::{Mode, Program, STAGE_LOST, Start};
 use rustix::fs::{OFlags, Uid};
 use rustix::mount::{self, OpenTreeFlags};
 use seccompiler::BpfProgram;
@@ -99,7 +99,7 @@ impl Machine {
             private_bytes_max,
         };
         wire::send(instance.setup.as_fd(), &assignment, &[package.as_fd()], Wait::Poll)
-            .map_err(at("assignment", "send it"))?;
+            .map_err(at(STAGE_LOST, "send the assignment"))?;
         instance.assigned(start);
         Ok(())
     }
