@@ -27,6 +27,18 @@ pub const GRACE_MS_MAX: u64 = 60_000;
 /// Kinds of instances that are kept in stock, at most.
 pub const EXPECTED_MAX: usize = 32;
 
+/// What of a managed runtime's environment is read when its interpreter starts, as the platform always sets it: a guest
+/// that was up before its function was known has been started with this.
+pub const USUAL: [(&str, &str); 4] = [
+    ("LANG", "en_US.UTF-8"),
+    ("LD_LIBRARY_PATH", LIBRARY_PATH),
+    ("PYTHONPATH", "/var/runtime"),
+    ("PATH", "/var/lang/bin:/usr/local/bin:/usr/bin/:/bin:/opt/bin"),
+];
+/// Where guests find libraries.
+pub const LIBRARY_PATH: &str =
+    "/var/lang/lib:/lib64:/usr/lib64:/var/runtime:/var/runtime/lib:/var/task:/var/task/lib:/opt/lib";
+
 /// What the daemon asks of the launcher.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]

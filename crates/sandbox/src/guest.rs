@@ -2,10 +2,9 @@
 
 use crate::init::{Obstacle, drop_privilege};
 use crate::inside::{Failure, Kept, Note, Plan, at};
-use crate::shape::USUAL;
 use crate::sys::{self, Signals};
 use crate::wire::{self, Wait};
-use api::launcher::STAGE_ENTRYPOINT;
+use api::launcher::{STAGE_ENTRYPOINT, USUAL};
 use landlock::{
     ABI, Access, AccessFs, PathBeneath, PathFd, Ruleset, RulesetAttr, RulesetCreated, RulesetCreatedAttr, RulesetError,
     Scope,

@@ -2,7 +2,7 @@
 //! they are assigned.
 
 use crate::interpreters::{self, HOST_ROOT, Interpreters};
-use api::launcher::{InstanceKind, Network, Program, Start};
+use api::launcher::{InstanceKind, Network, Program, Start, USUAL};
 use model::{Runtime, RuntimeFamily};
 use std::path::PathBuf;
 
@@ -53,16 +53,6 @@ pub struct Programs<'a> {
 /// Interpreters and the C library read these when they start: a guest that is up already would miss them.
 const READ_AT_START: [&str; 10] =
     ["PYTHON", "LD_", "NODE_", "MALLOC_", "GLIBC_", "LC_", "LANG", "OPENSSL_", "SSL_", "UV_"];
-/// Of those, the ones that the platform itself always sets, with the values that a waiting guest is started with.
-pub const USUAL: [(&str, &str); 4] = [
-    ("LANG", "en_US.UTF-8"),
-    ("LD_LIBRARY_PATH", LIBRARY_PATH),
-    ("PYTHONPATH", "/var/runtime"),
-    ("PATH", "/var/lang/bin:/usr/local/bin:/usr/bin/:/bin:/opt/bin"),
-];
-const LIBRARY_PATH: &str =
-    "/var/lang/lib:/lib64:/usr/lib64:/var/runtime:/var/runtime/lib:/var/task:/var/task/lib:/opt/lib";
-
 impl Shape {
     /// The shape that serves a start best. `ahead`: whether guests of managed runtimes may be up before their function
     /// is known; it needs a control group that limits their memory.

@@ -1,6 +1,7 @@
 //! The environment of a guest (`lambda-semantics.md` section 11). No credentials are handed to guests: Tidegate has no
 //! roles yet, and the server's own key must never reach one.
 
+use api::launcher::LIBRARY_PATH;
 use model::{RuntimeFamily, Spec};
 use scheduler::lifetimes::Initialization;
 
@@ -81,9 +82,6 @@ fn platform(spec: &Spec, around: &Surroundings<'_>) -> Vec<(&'static str, String
     own
 }
 
-const LIBRARY_PATH: &str =
-    "/var/lang/lib:/lib64:/usr/lib64:/var/runtime:/var/runtime/lib:/var/task:/var/task/lib:/opt/lib";
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -126,6 +124,16 @@ mod tests {
         assert_eq!(value(&all, "PATH").as_deref(), Some("/x"));
         assert_eq!(value(&all, "LAMBDA_TASK_ROOT").as_deref(), Some("/var/task"));
         assert_eq!(value(&all, "AWS_EXECUTION_ENV").as_deref(), Some("AWS_Lambda_python3.12"));
+    }
+
+    /// Else no guest could be up before its function is known.
+    #[test]
+    fn a_plain_function_starts_with_the_usual() {
+        let around = Surroundings { region: "us-east-1", log_stream: "s", initialization: Initialization::OnDemand };
+        let all = compose(&spec("python3.12", &[("A", "1")]), &around);
+        for (name, usual) in api::launcher::USUAL {
+            assert_eq!(value(&all, name).as_deref(), Some(usual));
+        }
     }
 
     #[test]

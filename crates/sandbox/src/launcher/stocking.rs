@@ -74,16 +74,16 @@ impl Stock {
         }
     }
 
-    /// The shape of which one is to be made next, starts that wait first. While starts are under way nothing is made for the stock: they would wait for it.
+    /// The shape of which one is to be made next, starts that wait first. While starts are under way nothing is made for
+    /// the stock: they would wait for it.
     fn next(&self, targets: &BTreeMap<Shape, usize>, now: Instant, starts_under_way: bool) -> Option<Shape> {
         if self.making.values().sum::<usize>() >= MAKING_MAX {
             return None;
         }
         let count = |shape: &Shape| self.making.get(shape).copied().unwrap_or(0);
-        // The shape whose starts have waited longest has most of them in the queue or was asked for first; fairness
-        // between functions is the daemon's.
         let short = |shape: &&Shape| self.waiting[*shape].len() > count(shape);
-        if let Some(shape) = self.waiting.keys().find(short) {
+        // In turns: a flood of one shape does not hold up the others.
+        if let Some(shape) = self.waiting.keys().filter(short).min_by_key(|shape| count(shape)) {
             return Some(shape.clone());
         }
         if starts_under_way {
