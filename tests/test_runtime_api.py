@@ -3,6 +3,7 @@
 import json
 import re
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -172,16 +173,52 @@ def test_next_without_an_answer(custom, api):
 
 @pytest.mark.parametrize("pause_s", [0, 0.6])
 def test_a_runtime_that_reconnects_loses_nothing(custom, api, pause_s):
-    """It waits 0.3 s for `next`, hangs up, perhaps rests, and asks again; invocations arrive in each span of that.
-
-    None is aimed at the very moment of hanging up: an event that is on its way then is lost on Lambda too.
-    """
+    """It waits 0.3 s for `next`, hangs up, perhaps rests, and asks again; invocations arrive in each span of that."""
     variables = {"PATIENCE_S": "0.3", "PAUSE_S": str(pause_s)}
     package = zip_fixture("impatient", as_name="bootstrap")
     name = custom(package, Timeout=10, Environment={"Variables": variables})
     for number, moment_s in enumerate([0.15, 0.45, 0.6 if pause_s else 0.5, 0.75, 1.05] * 2):
         assert api.invoke(name, {"number": number}).ok() == {"number": number}
         time.sleep(moment_s)  # The moment that is tried, not a wait for something.
+
+
+def test_an_event_that_meets_a_hang_up_goes_to_the_next_call(custom, api):
+    """The runtime hangs up all the time, so events are on their way to it just then."""
+    variables = {"PATIENCE_S": "0.001", "PAUSE_S": "0"}
+    name = custom(zip_fixture("impatient", as_name="bootstrap"), Timeout=10, Environment={"Variables": variables})
+    for number in range(300):
+        assert api.invoke(name, {"number": number}).ok() == {"number": number}
+
+
+def test_calls_sent_ahead(custom, api):
+    """A runtime may send its answer and its next call in one write; it hears of both, in order."""
+    script = """#!/usr/bin/python3
+import os, socket
+host, port = os.environ["AWS_LAMBDA_RUNTIME_API"].split(":")
+connection = socket.create_connection((host, int(port)))
+stream = connection.makefile("rb")
+base = "/2018-06-01/runtime/invocation/"
+ask = f"GET {base}next HTTP/1.1\\r\\nHost: x\\r\\n\\r\\n".encode()
+def heard():
+    status = stream.readline().split()[1]
+    fields = {}
+    while (line := stream.readline().strip()):
+        name, value = line.decode().split(": ", 1)
+        fields[name.lower()] = value
+    return status, fields, stream.read(int(fields["content-length"]))
+connection.sendall(ask)
+while True:
+    status, fields, event = heard()
+    assert status == b"200", status
+    head = f"POST {base}{fields['lambda-runtime-aws-request-id']}/response HTTP/1.1\\r\\nContent-Length: {len(event)}\\r\\n\\r\\n"
+    connection.sendall(head.encode() + event + ask)
+    assert heard()[0] == b"202"
+"""
+    name = custom(zip_of({"bootstrap": script}, executable=("bootstrap",)))
+    for number in range(20):
+        assert api.invoke(name, number).ok() == number
+    with ThreadPoolExecutor(8) as pool:
+        assert [answer.ok() for answer in pool.map(lambda n: api.invoke(name, n), range(200))] == list(range(200))
 
 
 def test_a_connection_may_rest_for_as_long_as_the_function_runs(custom, api):

@@ -121,12 +121,25 @@ impl Connection {
 
     /// Sends a request in one write and reads the answer.
     pub fn request(&mut self, method: &str, path: &str, body: &str) -> io::Result<Message> {
-        let head = format!(
-            "{method} {path} HTTP/1.1\r\nHost: {}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
-            self.host,
-            body.len()
-        );
-        self.reader.get_mut().write_all((head + body).as_bytes())?;
+        self.send(&self.text(method, path, body))?;
+        self.receive()
+    }
+
+    /// A request as it is sent.
+    pub fn text(&self, method: &str, path: &str, body: &str) -> String {
+        let (host, length) = (&self.host, body.len());
+        format!(
+            "{method} {path} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
+        )
+    }
+
+    /// Sends requests in one write.
+    pub fn send(&mut self, requests: &str) -> io::Result<()> {
+        self.reader.get_mut().write_all(requests.as_bytes())
+    }
+
+    /// Reads the answer to the oldest request that has none.
+    pub fn receive(&mut self) -> io::Result<Message> {
         Message::read(&mut self.reader)?.ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
     }
 }

@@ -2,6 +2,9 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+/// The handler of a bootstrap that asks for the next event together with its answer to the last one.
+pub const AHEAD: &str = "ahead";
+
 static INVOCATIONS: AtomicU64 = AtomicU64::new(0);
 
 /// Greets whom the event names. The name is taken over as JSON text, so whatever escapes it has stay right.

@@ -2,14 +2,18 @@
 //!
 //! Server and load have a core each. The latency that a way adds is its p50 less that of the plain server asked
 //! directly, all on one connection.
+//!
+//! The handler is a custom runtime, in two forms: one that waits for the acknowledgement of its answer before it asks for
+//! the next event, as most runtime clients do, and one that sends both in one write.
 
 use crate::Failure;
 use crate::figures::{Latencies, median, range};
 use crate::load::{self, Target};
+use crate::native::AHEAD;
 use crate::nginx::Nginx;
 use crate::options::Options;
 use crate::plain::Plain;
-use crate::plan::{self, EVENT, GREETING};
+use crate::plan::{self, EVENT, Function, GREETING};
 use crate::platform::{Platform, Setup};
 use crate::process::{self, Pinned};
 use crate::table::{Line, Mark};
@@ -58,7 +62,9 @@ pub fn measure(options: &Options) -> Result<Vec<Line>, Failure> {
     let plain = Plain::start(&subject)?;
     let nginx = Nginx::start(&options.output, plain.address());
     drop(pinned);
+    platform.deploy(AHEAD, &Function { handler: AHEAD, ..subject.function.clone() })?;
     let mut ours = Way::new(platform.greeting("native"), || platform.cpu_us());
+    let mut ahead = Way::new(platform.greeting(AHEAD), || platform.cpu_us());
     let direct = Target::post(plain.address(), "/", EVENT, GREETING);
     let mut direct = Way::new(direct, || process::cpu_us(plain.pid()));
     let mut proxied = nginx.as_ref().ok().map(|nginx| {
@@ -66,7 +72,7 @@ pub fn measure(options: &Options) -> Result<Vec<Line>, Failure> {
         Way::new(target, || process::cpu_us(nginx.pid()) + process::cpu_us(plain.pid()))
     });
     for round in 0..options.rounds {
-        let mut ways: Vec<&mut Way> = [&mut ours, &mut direct].into_iter().chain(&mut proxied).collect();
+        let mut ways: Vec<&mut Way> = [&mut ours, &mut ahead, &mut direct].into_iter().chain(&mut proxied).collect();
         if round % 2 == 1 {
             ways.reverse();
         }
@@ -75,21 +81,23 @@ pub fn measure(options: &Options) -> Result<Vec<Line>, Failure> {
         }
     }
     let note = nginx.as_ref().err().map_or(String::new(), |Failure(text)| format!("no comparator: {text}"));
-    Ok(lines(&ours, &direct, proxied.as_ref(), &note))
+    let mut lines = lines("warm native", &ours, &direct, proxied.as_ref(), &note);
+    lines.extend(self::lines("the same, sending ahead", &ahead, &direct, proxied.as_ref(), &note));
+    Ok(lines)
 }
 
-fn lines(ours: &Way, direct: &Way, proxied: Option<&Way>, note: &str) -> Vec<Line> {
+fn lines(what: &str, ours: &Way, direct: &Way, proxied: Option<&Way>, note: &str) -> Vec<Line> {
     let other = |figure: fn(&Way) -> Option<f64>| proxied.and_then(figure);
     let rate = |way: &Way| median(&way.rates);
     let cpu = |way: &Way| median(&way.cpu);
-    let throughput = Line::new("6", "warm native, 16 connections").ours(rate(ours), "/s");
+    let throughput = Line::new("6", format!("{what}, 16 connections")).ours(rate(ours), "/s");
     let throughput = throughput.beside("nginx + plain server", other(rate)).cpu(cpu(ours), other(cpu));
     let throughput = throughput.marks(Mark::AtLeast(0.6), Mark::AtLeast(1.0)).note(note);
     let throughput = throughput.note(format!("without signatures; rounds {}", range(&ours.rates)));
     let throughput = throughput.note(format!("the plain server alone: {:.0} /s", rate(direct).unwrap_or(0.0)));
     let p50 = |way: &Way| way.latencies.p50_us();
     let added = |way: &Way| p50(way).zip(p50(direct)).map(|(through, direct)| through - direct);
-    let latency = Line::new("6", "warm native, added p50, 1 connection").ours(added(ours), "µs");
+    let latency = Line::new("6", format!("{what}, added p50, 1 connection")).ours(added(ours), "µs");
     let latency = latency.beside("nginx + plain server", proxied.and_then(added));
     let latency = latency.marks(Mark::AtMost(2.0), Mark::AtMost(1.0)).note(note);
     let through = [Some(ours), proxied, Some(direct)].map(|way| way.and_then(p50).unwrap_or(0.0));

@@ -1,5 +1,6 @@
 //! Names and bodies of the Runtime API that custom runtimes speak (version 2018-06-01; see
-//! `lambda-semantics.md` section 5 for the source of each).
+//! `lambda-semantics.md` section 5 for the source of each). Headers are spelled as Lambda sends them: scripts compare them
+//! by their letters.
 
 use serde::Serialize;
 
@@ -7,17 +8,17 @@ use serde::Serialize;
 pub const PREFIX: &str = "/2018-06-01/runtime/";
 
 /// Response header of `next`: the request id.
-pub const REQUEST_ID: &str = "lambda-runtime-aws-request-id";
+pub const REQUEST_ID: &str = "Lambda-Runtime-Aws-Request-Id";
 /// Response header of `next`: when the invocation times out, milliseconds since the Unix epoch.
-pub const DEADLINE_MS: &str = "lambda-runtime-deadline-ms";
+pub const DEADLINE_MS: &str = "Lambda-Runtime-Deadline-Ms";
 /// Response header of `next`: the function's ARN as the caller qualified it.
-pub const INVOKED_ARN: &str = "lambda-runtime-invoked-function-arn";
+pub const INVOKED_ARN: &str = "Lambda-Runtime-Invoked-Function-Arn";
 /// Response header of `next`: the trace header.
-pub const TRACE_ID: &str = "lambda-runtime-trace-id";
+pub const TRACE_ID: &str = "Lambda-Runtime-Trace-Id";
 /// Response header of `next`: the caller's client context.
-pub const CLIENT_CONTEXT: &str = "lambda-runtime-client-context";
+pub const CLIENT_CONTEXT: &str = "Lambda-Runtime-Client-Context";
 /// Request header of the error calls: the error's type.
-pub const ERROR_TYPE: &str = "lambda-runtime-function-error-type";
+pub const ERROR_TYPE: &str = "Lambda-Runtime-Function-Error-Type";
 
 /// The body of a refused call.
 #[derive(Debug, Serialize)]

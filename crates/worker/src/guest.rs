@@ -3,7 +3,7 @@
 use crate::link::Link;
 use crate::logs::InstanceLog;
 use crate::outcomes::Ending;
-use crate::runtime_api::Served;
+use crate::runtime_api::{Handover, Served};
 use api::launcher::{ExitStatus, MemorySource};
 use bytes::Bytes;
 use model::invocation::Invocation;
@@ -78,9 +78,12 @@ impl Instance {
         match &self.talk {
             Talk::Channel(link) => link.exchange(invocation, deadline_ms).await,
             Talk::RuntimeApi(Served { session, .. }) => {
-                let answered = tokio::select! {
-                    answered = session.hand_over(invocation, deadline_ms) => answered,
-                    _ = gone(self.exit.clone()) => return Answer::NotTaken,
+                let answered = match session.try_hand_over(Handover::new(invocation, deadline_ms)) {
+                    Ok(answered) => answered,
+                    Err(handover) => tokio::select! {
+                        answered = session.hand_over(handover) => answered,
+                        _ = gone(self.exit.clone()) => return Answer::NotTaken,
+                    },
                 };
                 tokio::select! {
                     biased;

@@ -3,37 +3,28 @@
 //! The guest drives: it calls `next` and is parked until an invocation comes. A `Session` holds where it stands. A guest
 //! that runs several invocations at a time has several calls of `next` waiting.
 
+mod connection;
+mod http;
+#[cfg(test)]
+mod tests;
+
 use crate::guest::Answer;
 use crate::outcomes::Ending;
-use api::runtime_api::{
-    ACCEPTED, CLIENT_CONTEXT, DEADLINE_MS, ERROR_TYPE, ErrorBody, INVOKED_ARN, PREFIX, REQUEST_ID, TRACE_ID, error_type,
-};
+use api::runtime_api::{ACCEPTED, CLIENT_CONTEXT, DEADLINE_MS, ErrorBody, INVOKED_ARN, REQUEST_ID, TRACE_ID};
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
-use hyper::body::{Body, Incoming};
-use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
-use hyper::{Method, Request, Response, StatusCode};
-use hyper_util::rt::TokioIo;
+use http::{Reply, put};
 use model::invocation::Invocation;
 use std::collections::{HashMap, VecDeque};
-use std::convert::Infallible;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::sync::{Notify, Semaphore, oneshot, watch};
 
 /// Connections that one guest may hold open beside one for each slot; further ones wait. Runtimes use one or two.
 const CONNECTIONS_MAX: usize = 16;
-/// Bytes of an Init error; more is refused.
-const INIT_ERROR_BYTES_MAX: u64 = 262_144;
-/// Bodies up to this size, by their own word, are read without asking.
-const SMALL_BODY_BYTES: u64 = 65_536;
 /// Larger bodies that are read at the same time, over all instances; further ones wait.
 const LARGE_BODIES_MAX: usize = 64;
-/// How long a guest may take to send a body.
-const BODY_READ: Duration = Duration::from_secs(10);
-/// The size of hyper's buffer for one guest connection.
-const BUFFER_BYTES: usize = 65_536;
+const JSON: Option<&str> = Some("application/json");
 
 /// How Init has ended, if it has.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -83,6 +74,8 @@ impl Drop for Served {
 struct Inner {
     /// Calls of `next` that wait, oldest first. With `running` no more than there are slots.
     parked: VecDeque<oneshot::Sender<Handover>>,
+    /// Events that a guest hung up on before it had read them; its next calls of `next` get them. All are in `running`.
+    returned: VecDeque<Handover>,
     /// What the guest has and has not answered, by request id.
     running: HashMap<Arc<str>, oneshot::Sender<Answer>>,
     /// The newest answer, until the guest asks for more work.
@@ -91,9 +84,49 @@ struct Inner {
 
 /// What `next` answers.
 #[derive(Debug)]
-struct Handover {
-    headers: HeaderMap,
+pub struct Handover {
+    id: Arc<str>,
+    /// The head behind its first line, the empty line at its end included.
+    head: Vec<u8>,
     payload: Bytes,
+}
+
+/// What becomes of a call of `next`.
+pub enum Next {
+    /// It waits.
+    Parked(Parked),
+    /// There is an event that the guest hung up on.
+    Returned(Handover),
+    /// It may not be made now.
+    Refused(Reply),
+}
+
+/// A call of `next` that waits. Dropping it hangs up.
+pub struct Parked {
+    session: Arc<Session>,
+    receiver: oneshot::Receiver<Handover>,
+}
+
+impl Parked {
+    /// Waits for the event; nothing if another call has taken this one's place.
+    pub async fn event(&mut self) -> Option<Handover> {
+        (&mut self.receiver).await.ok()
+    }
+
+    /// The event, if it is there.
+    pub fn taken(&mut self) -> Option<Handover> {
+        self.receiver.try_recv().ok()
+    }
+}
+
+impl Drop for Parked {
+    fn drop(&mut self) {
+        // No event may come between the last look and this.
+        self.receiver.close();
+        if let Ok(handover) = self.receiver.try_recv() {
+            self.session.take_back(handover);
+        }
+    }
 }
 
 impl Session {
@@ -124,7 +157,7 @@ impl Session {
                 Ok((stream, _)) => {
                     let session = self.clone();
                     tokio::spawn(async move {
-                        session.connection(stream).await;
+                        connection::carry(session, stream).await;
                         drop(permit);
                     });
                 }
@@ -147,30 +180,48 @@ impl Session {
     }
 
     /// Waits until the guest asks for work and hands it the invocation; the answer will come through the receiver.
-    pub async fn hand_over(&self, invocation: &Invocation, deadline_ms: u64) -> oneshot::Receiver<Answer> {
-        let id = &invocation.id.0;
-        let mut handover = Handover { headers: headers(invocation, deadline_ms), payload: invocation.payload.clone() };
+    pub async fn hand_over(&self, mut handover: Handover) -> oneshot::Receiver<Answer> {
         loop {
-            {
-                let mut inner = self.lock();
-                while let Some(parked) = inner.parked.pop_front() {
-                    let (answer, answered) = oneshot::channel();
-                    // Noted first: the answer may come at once.
-                    inner.running.insert(id.clone(), answer);
-                    match parked.send(handover) {
-                        Ok(()) => {
-                            if !inner.parked.is_empty() {
-                                self.arrivals.notify_one();
-                            }
-                            return answered;
-                        }
-                        // Its connection is gone: it never saw the invocation and will ask again.
-                        Err(back) => handover = back,
-                    }
-                    inner.running.remove(id);
-                }
+            match self.try_hand_over(handover) {
+                Ok(answered) => return answered,
+                Err(back) => handover = back,
             }
             self.arrivals.notified().await;
+        }
+    }
+
+    /// Hands the invocation to a guest that asks for work, if it does.
+    pub fn try_hand_over(&self, handover: Handover) -> Result<oneshot::Receiver<Answer>, Handover> {
+        let mut inner = self.lock();
+        if inner.parked.is_empty() {
+            return Err(handover);
+        }
+        let (answer, answered) = oneshot::channel();
+        // Noted first: the answer may come at once.
+        let id = handover.id.clone();
+        inner.running.insert(id.clone(), answer);
+        match inner.give(handover) {
+            Ok(()) => {
+                if !inner.parked.is_empty() {
+                    self.arrivals.notify_one();
+                }
+                Ok(answered)
+            }
+            Err(back) => {
+                inner.running.remove(&id);
+                Err(back)
+            }
+        }
+    }
+
+    /// Takes back an event that its guest has not read: another call of `next` gets it.
+    pub fn take_back(&self, handover: Handover) {
+        let mut inner = self.lock();
+        // Nobody waits for it any more if its deadline has passed, or if it was answered after all.
+        if inner.running.get(&handover.id).is_some_and(|waiting| !waiting.is_closed())
+            && let Err(handover) = inner.give(handover)
+        {
+            inner.returned.push_back(handover);
         }
     }
 
@@ -190,132 +241,13 @@ impl Session {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn connection(self: Arc<Session>, stream: TcpStream) {
-        let _ = stream.set_nodelay(true);
-        let service = hyper::service::service_fn(|request| {
-            let session = self.clone();
-            async move { Ok::<_, Infallible>(session.call(request).await) }
-        });
-        let served = hyper::server::conn::http1::Builder::new()
-            // hyper would count the time in which the guest runs an invocation, too. Who is slow with a head holds one
-            // of its own connections.
-            .header_read_timeout(None)
-            .max_buf_size(BUFFER_BYTES)
-            .serve_connection(TokioIo::new(stream), service)
-            .await;
-        if let Err(error) = served {
-            tracing::debug!(%error, "a guest's connection ended badly");
-        }
+    /// Whether a guest that reports a failed Init may do so now.
+    fn init_refusal(&self) -> Option<Reply> {
+        (*self.phase.borrow() != Phase::Init).then(|| refuse_move("Ready", "InitError"))
     }
 
-    async fn call(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
-        let (head, body) = request.into_parts();
-        let path = head.uri.path();
-        if path == "/ping" || path == "/2018-06-01/ping" {
-            return text(StatusCode::OK, "pong");
-        }
-        let Some(rest) = path.strip_prefix(PREFIX) else { return unknown_path() };
-        let steps: Vec<&str> = rest.split('/').collect();
-        match (&head.method, steps.as_slice()) {
-            (&Method::GET, ["invocation", "next"]) => self.next().await,
-            (&Method::POST, ["invocation", id, "response"]) => self.response(id, body).await,
-            (&Method::POST, ["invocation", id, "error"]) => self.error(id, &head.headers, body).await,
-            (&Method::POST, ["init", "error"]) => self.init_error(&head.headers, body).await,
-            (_, ["invocation", "next"] | ["invocation", _, "response" | "error"] | ["init", "error"]) => {
-                refuse(StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed", "Method not allowed")
-            }
-            _ => unknown_path(),
-        }
-    }
-
-    async fn next(&self) -> Response<Full<Bytes>> {
-        if let Phase::InitFailed(_) = &*self.phase.borrow() {
-            return refuse_move("InitError", "Ready");
-        }
-        let handover = {
-            let mut inner = self.lock();
-            inner.parked.retain(|parked| !parked.is_closed());
-            if inner.parked.len() + inner.running.len() >= self.slots {
-                // A further `next` replaces the oldest: the guest has reconnected.
-                match inner.parked.pop_front() {
-                    Some(replaced) => drop(replaced),
-                    None => return refuse_move("Running", "Ready"),
-                }
-            }
-            let (parked, handover) = oneshot::channel();
-            inner.parked.push_back(parked);
-            inner.answered = None;
-            handover
-        };
-        self.phase.send_if_modified(|phase| {
-            let first = *phase == Phase::Init;
-            if first {
-                *phase = Phase::Ready;
-            }
-            first
-        });
-        self.arrivals.notify_one();
-        match handover.await {
-            Ok(Handover { headers, payload }) => {
-                let mut response = Response::new(Full::new(payload));
-                *response.headers_mut() = headers;
-                response
-            }
-            Err(_) => refuse(StatusCode::GONE, "Replaced", "Another call to next has taken this one's place"),
-        }
-    }
-
-    async fn response(&self, id: &str, body: Incoming) -> Response<Full<Bytes>> {
-        if let Some(refusal) = Self::refusal(&self.lock(), id, "InvocationResponse") {
-            return refusal;
-        }
-        match self.read(body, self.response_bytes_max).await {
-            Read::Whole(payload) => {
-                let accepted = self.answer(id, Answer::Success(payload), "InvocationResponse");
-                // Whoever waits for the answer comes first: the guest has time until it is told that it was taken.
-                tokio::task::yield_now().await;
-                accepted
-            }
-            Read::TooLong => {
-                let refusal = format!("Exceeded maximum allowed payload size ({} bytes).", self.response_bytes_max);
-                self.answer(id, Answer::Ended(Ending::ResponseTooLarge), "InvocationResponse");
-                refuse(StatusCode::PAYLOAD_TOO_LARGE, "RequestEntityTooLarge", &refusal)
-            }
-            Read::Cut => refuse(StatusCode::BAD_REQUEST, "TruncatedHTTPRequest", "The request body is incomplete"),
-        }
-    }
-
-    async fn error(&self, id: &str, headers: &HeaderMap, body: Incoming) -> Response<Full<Bytes>> {
-        if let Some(refusal) = Self::refusal(&self.lock(), id, "InvocationErrorResponse") {
-            return refusal;
-        }
-        match self.read(body, self.response_bytes_max).await {
-            Read::Whole(payload) => {
-                let ending = Ending::Reported { error_type: reported_type(headers), payload };
-                self.answer(id, Answer::Ended(ending), "InvocationErrorResponse")
-            }
-            Read::TooLong => {
-                self.answer(id, Answer::Ended(Ending::ResponseTooLarge), "InvocationErrorResponse");
-                refuse(StatusCode::PAYLOAD_TOO_LARGE, "RequestEntityTooLarge", "The error is too large")
-            }
-            Read::Cut => refuse(StatusCode::BAD_REQUEST, "TruncatedHTTPRequest", "The request body is incomplete"),
-        }
-    }
-
-    async fn init_error(&self, headers: &HeaderMap, body: Incoming) -> Response<Full<Bytes>> {
-        if *self.phase.borrow() != Phase::Init {
-            return refuse_move("Ready", "InitError");
-        }
-        let payload = match self.read(body, INIT_ERROR_BYTES_MAX).await {
-            Read::Whole(payload) => payload,
-            Read::TooLong => {
-                return refuse(StatusCode::PAYLOAD_TOO_LARGE, "RequestEntityTooLarge", "The error is too large");
-            }
-            Read::Cut => {
-                return refuse(StatusCode::BAD_REQUEST, "TruncatedHTTPRequest", "The request body is incomplete");
-            }
-        };
-        let ending = Ending::Reported { error_type: reported_type(headers), payload };
+    /// The guest's Init has failed.
+    fn init_failed(&self, ending: Ending) -> Reply {
         let moved = self.phase.send_if_modified(|phase| {
             let first = *phase == Phase::Init;
             if first {
@@ -326,21 +258,53 @@ impl Session {
         if moved { accepted() } else { refuse_move("Ready", "InitError") }
     }
 
-    /// Why an answer to `id` cannot be taken now.
-    fn refusal(inner: &Inner, id: &str, to: &str) -> Option<Response<Full<Bytes>>> {
-        if inner.running.contains_key(id) {
-            return None;
+    /// The guest asks for work.
+    fn next(self: &Arc<Session>) -> Next {
+        let phase = self.phase.borrow().clone();
+        if let Phase::InitFailed(_) = phase {
+            return Next::Refused(refuse_move("InitError", "Ready"));
         }
-        match &inner.answered {
-            Some(answered) if **answered == *id => Some(refuse_move("InvocationResponse", to)),
-            Some(_) | None => Some(refuse(StatusCode::BAD_REQUEST, "InvalidRequestID", "Invalid request ID")),
+        let receiver = {
+            let mut inner = self.lock();
+            inner.parked.retain(|parked| !parked.is_closed());
+            if let Some(handover) = inner.returned() {
+                return Next::Returned(handover);
+            }
+            if inner.parked.len() + inner.running.len() >= self.slots {
+                // A further `next` replaces the oldest: the guest has reconnected.
+                match inner.parked.pop_front() {
+                    Some(replaced) => drop(replaced),
+                    None => return Next::Refused(refuse_move("Running", "Ready")),
+                }
+            }
+            let (parked, receiver) = oneshot::channel();
+            inner.parked.push_back(parked);
+            inner.answered = None;
+            receiver
+        };
+        if phase == Phase::Init {
+            self.phase.send_if_modified(|phase| {
+                let first = *phase == Phase::Init;
+                if first {
+                    *phase = Phase::Ready;
+                }
+                first
+            });
         }
+        self.arrivals.notify_one();
+        Next::Parked(Parked { session: self.clone(), receiver })
     }
 
-    fn answer(&self, id: &str, answer: Answer, to: &str) -> Response<Full<Bytes>> {
+    /// Why an answer to `id` cannot be taken now.
+    fn refusal(&self, id: &str, to: &str) -> Option<Reply> {
+        self.lock().refusal(id, to)
+    }
+
+    /// The guest answers `id`.
+    fn answer(&self, id: &str, answer: Answer, to: &str) -> Reply {
         let mut inner = self.lock();
         // The body took time: look again.
-        if let Some(refusal) = Self::refusal(&inner, id, to) {
+        if let Some(refusal) = inner.refusal(id, to) {
             return refusal;
         }
         if let Some((id, waiting)) = inner.running.remove_entry(id) {
@@ -350,82 +314,110 @@ impl Session {
         }
         accepted()
     }
+}
 
-    async fn read(&self, body: Incoming, bytes_max: u64) -> Read {
-        let large = body.size_hint().upper().is_none_or(|bytes| bytes > SMALL_BODY_BYTES);
-        let reading = async {
-            // Neither semaphore is ever closed.
-            let _turn = if large { self.large_body.acquire().await.ok() } else { None };
-            let _right = if large { self.large_bodies.acquire().await.ok() } else { None };
-            Limited::new(body, bytes_max as usize).collect().await
-        };
-        match tokio::time::timeout(BODY_READ, reading).await {
-            Ok(Ok(whole)) => Read::Whole(whole.to_bytes()),
-            Ok(Err(error)) if error.is::<LengthLimitError>() => Read::TooLong,
-            Ok(Err(_)) | Err(_) => Read::Cut,
+impl Inner {
+    /// Gives an event to the oldest call of `next` that still waits.
+    fn give(&mut self, mut handover: Handover) -> Result<(), Handover> {
+        while let Some(parked) = self.parked.pop_front() {
+            match parked.send(handover) {
+                Ok(()) => return Ok(()),
+                // Its connection is gone: it never saw the event and will ask again.
+                Err(back) => handover = back,
+            }
+        }
+        Err(handover)
+    }
+
+    /// An event that was taken back and that somebody still waits for.
+    fn returned(&mut self) -> Option<Handover> {
+        while let Some(handover) = self.returned.pop_front() {
+            if self.running.get(&handover.id).is_some_and(|waiting| !waiting.is_closed()) {
+                return Some(handover);
+            }
+        }
+        None
+    }
+
+    fn refusal(&self, id: &str, to: &str) -> Option<Reply> {
+        if self.running.contains_key(id) {
+            return None;
+        }
+        match &self.answered {
+            Some(answered) if **answered == *id => Some(refuse_move("InvocationResponse", to)),
+            Some(_) | None => Some(refuse("400 Bad Request", "InvalidRequestID", "Invalid request ID")),
         }
     }
 }
 
-enum Read {
-    Whole(Bytes),
-    TooLong,
-    Cut,
-}
-
-fn headers(invocation: &Invocation, deadline_ms: u64) -> HeaderMap {
-    let mut headers = HeaderMap::with_capacity(6);
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    let deadline = deadline_ms.to_string();
-    let pairs = [
-        (REQUEST_ID, Some(&*invocation.id.0)),
-        (DEADLINE_MS, Some(deadline.as_str())),
-        (INVOKED_ARN, Some(invocation.invoked_arn.as_str())),
-        (TRACE_ID, Some(invocation.trace_id.as_str())),
-        (CLIENT_CONTEXT, invocation.client_context.as_deref()),
-    ];
-    for (name, value) in pairs {
-        // A value that no header can hold is left out; the gateway has bounded and checked them.
-        if let Some(value) = value.and_then(|v| HeaderValue::from_bytes(v.as_bytes()).ok()) {
-            headers.insert(HeaderName::from_static(name), value);
+impl Handover {
+    /// An invocation as a guest sees it.
+    pub fn new(invocation: &Invocation, deadline_ms: u64) -> Handover {
+        let (length, deadline) = (invocation.payload.len().to_string(), deadline_ms.to_string());
+        let fields = [
+            ("Content-Type", Some("application/json")),
+            ("Content-Length", Some(length.as_str())),
+            (REQUEST_ID, Some(&*invocation.id.0)),
+            (DEADLINE_MS, Some(deadline.as_str())),
+            (INVOKED_ARN, Some(invocation.invoked_arn.as_str())),
+            (TRACE_ID, Some(invocation.trace_id.as_str())),
+            (CLIENT_CONTEXT, invocation.client_context.as_deref()),
+        ];
+        let mut head = Vec::with_capacity(HEAD_BYTES);
+        for (name, value) in fields {
+            // A value that no header can hold is left out; the gateway has bounded and checked them.
+            if let Some(value) = value.filter(|value| value.bytes().all(is_of_header)) {
+                put(&mut head, &[name, ": ", value, "\r\n"]);
+            }
         }
+        put(&mut head, &["\r\n"]);
+        Handover { id: invocation.id.0.clone(), head, payload: invocation.payload.clone() }
     }
-    headers
 }
 
-fn reported_type(headers: &HeaderMap) -> String {
-    let given = headers.get(ERROR_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
-    error_type(given).to_owned()
+/// What the head of an event mostly takes.
+const HEAD_BYTES: usize = 448;
+
+fn is_of_header(byte: u8) -> bool {
+    (byte >= b' ' && byte != 0x7f) || byte == b'\t'
 }
 
-fn accepted() -> Response<Full<Bytes>> {
-    json(StatusCode::ACCEPTED, Bytes::from_static(ACCEPTED.as_bytes()))
+fn pong() -> Reply {
+    Reply { status: "200 OK", content_type: None, body: b"pong".into() }
 }
 
-fn unknown_path() -> Response<Full<Bytes>> {
-    refuse(StatusCode::NOT_FOUND, "NotFound", "No such path in the Runtime API")
+fn accepted() -> Reply {
+    Reply { status: "202 Accepted", content_type: JSON, body: ACCEPTED.as_bytes().into() }
 }
 
-fn refuse_move(from: &str, to: &str) -> Response<Full<Bytes>> {
+fn unknown_path() -> Reply {
+    refuse("404 Not Found", "NotFound", "No such path in the Runtime API")
+}
+
+fn wrong_method() -> Reply {
+    refuse("405 Method Not Allowed", "MethodNotAllowed", "Method not allowed")
+}
+
+fn too_long(message: &str) -> Reply {
+    refuse("413 Payload Too Large", "RequestEntityTooLarge", message)
+}
+
+fn broken_off() -> Reply {
+    refuse("400 Bad Request", "TruncatedHTTPRequest", "The request body is incomplete")
+}
+
+fn replaced() -> Reply {
+    refuse("410 Gone", "Replaced", "Another call to next has taken this one's place")
+}
+
+fn refuse_move(from: &str, to: &str) -> Reply {
     let message =
         format!("State transition from {from} to {to} failed for runtime. Error: State transition is not allowed");
-    refuse(StatusCode::FORBIDDEN, "InvalidStateTransition", &message)
+    refuse("403 Forbidden", "InvalidStateTransition", &message)
 }
 
-fn refuse(status: StatusCode, error_type: &str, error_message: &str) -> Response<Full<Bytes>> {
+fn refuse(status: &'static str, error_type: &str, error_message: &str) -> Reply {
     // Two strings: writing them cannot fail.
-    json(status, serde_json::to_vec(&ErrorBody { error_type, error_message }).unwrap_or_default().into())
-}
-
-fn json(status: StatusCode, body: Bytes) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(body));
-    *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    response
-}
-
-fn text(status: StatusCode, body: &'static str) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(Bytes::from_static(body.as_bytes())));
-    *response.status_mut() = status;
-    response
+    let body = serde_json::to_vec(&ErrorBody { error_type, error_message }).unwrap_or_default();
+    Reply { status, content_type: JSON, body: body.into() }
 }
