@@ -7,6 +7,7 @@ mod zygotes;
 use self::stocking::Stock;
 use self::zygotes::Zygotes;
 use crate::abilities::{self, Facts};
+use crate::cloner::Cloner;
 use crate::config::Config;
 use crate::imagepool::Images;
 use crate::inside::Failure;
@@ -207,7 +208,12 @@ fn survey(prepared: Prepared) -> io::Result<Survey> {
     let abilities = abilities::of_machine(&facts);
     let images = scratch.ok().map(Images::start).transpose()?;
     let filter = seccomp::program();
-    let machine = Machine { config, mode, staging, cgroups, interpreters, filter, home_network };
+    let cloner = Cloner::default();
+    let mut machine = Machine { config, mode, staging, cgroups, interpreters, filter, home_network, cloner };
+    // Now, while this process is small; if that fails, the first sandbox tries again.
+    if let Err(failure) = machine.start_cloner() {
+        eprintln!("tidegate launcher: start the cloner: {}", failure.message);
+    }
     Ok(Survey { machine, outside: outside.ok(), images, abilities })
 }
 
@@ -592,6 +598,7 @@ impl Loop {
         let until = Instant::now() + Duration::from_millis(CLEAN_MS_MAX);
         self.instances.iter_mut().flatten().for_each(|instance| instance.destroy(until));
         self.instances.clear();
+        std::mem::take(&mut self.machine.cloner).end();
         // Every image that is left goes with its maker.
         self.images.take().into_iter().for_each(Images::end);
         // Only now: they are the parents of guests, and reap them.

@@ -13,6 +13,7 @@ pub mod wire;
 
 mod abilities;
 mod cgroup;
+mod cloner;
 mod guest;
 mod imagepool;
 mod init;

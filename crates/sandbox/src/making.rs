@@ -1,15 +1,16 @@
 //! How the launcher makes a sandbox, and how it gives one to a function.
 
 use crate::cgroup::{Cgroups, Group};
+use crate::cloner::{Cloner, Common, Files, Order};
 use crate::config::Config;
 use crate::imagepool::Tmp;
-use crate::inside::{self, Assignment, Failure, Go, Kept, Plan, at};
+use crate::inside::{Assignment, Failure, Go, at};
 use crate::instance::{DESTROY_MS_MAX, Instance, Parts, Phase, SETUP_MS_MAX};
 use crate::interpreters::Interpreters;
 use crate::netpool::Namespace;
 use crate::shape::{self, Guest, Shape};
 use crate::staging::{GUEST_ID, Staging, open_package};
-use crate::sys::{self, Fork, Process};
+use crate::sys::Process;
 use crate::wire::{self, Wait};
 use api::launcher::{Mode, Program, STAGE_LOST, Start};
 use rustix::fs::{OFlags, Uid};
@@ -21,9 +22,6 @@ use std::time::{Duration, Instant};
 
 /// The mark of a memory allowance without a control group: what the interpreter itself maps privately.
 const PRIVATE_SLACK_BYTES: u64 = 64 << 20;
-
-const NAMESPACES: libc::c_int =
-    libc::CLONE_NEWUSER | libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
 
 /// What all sandboxes of a launcher are made from.
 pub struct Machine {
@@ -39,8 +37,10 @@ pub struct Machine {
     pub interpreters: Interpreters,
     /// The filter for guests.
     pub filter: BpfProgram,
-    /// The launcher's own network namespace, to which it returns.
+    /// The launcher's own network namespace.
     pub home_network: OwnedFd,
+    /// Who clones for the launcher.
+    pub cloner: Cloner,
 }
 
 /// The two ends of what a guest is connected by.
@@ -50,18 +50,28 @@ struct Ends {
 }
 
 impl Machine {
+    /// Starts the process that clones.
+    pub fn start_cloner(&mut self) -> Result<(), Failure> {
+        self.cloner = Cloner::start(self.common())?;
+        Ok(())
+    }
+
+    fn common(&self) -> Common<'_> {
+        Common { staging: &self.staging, filter: &self.filter, home_network: self.home_network.as_fd() }
+    }
+
     /// Makes a sandbox that waits for a function; it answers later through its setup socket. Nothing is left behind on
     /// failure. With a namespace the guest has a network, otherwise its own loopback.
     pub fn make(
-        &self,
+        &mut self,
         (serial, slot): (u64, u32),
         shape: &Shape,
         namespace: Option<Namespace>,
         tmp: Option<Tmp>,
     ) -> Result<Instance, Failure> {
-        let plan = self.plan(shape, namespace.is_some())?;
+        let order = self.order(shape)?;
         let mut group = self.cgroups.create(&serial.to_string()).map_err(at("cgroup", "make the control groups"))?;
-        let made = self.clone_child(slot, &plan, &group, namespace.as_ref());
+        let made = self.clone_child(slot, order, &group, namespace.as_ref());
         let (process, parts) = match made {
             Ok(made) => made,
             Err(failure) => {
@@ -117,7 +127,7 @@ impl Machine {
         mount::open_tree(&package, "", flags).map_err(at(stage, "clone the mount of the package"))
     }
 
-    fn plan<'a>(&'a self, shape: &'a Shape, connected: bool) -> Result<Plan<'a>, Failure> {
+    fn order(&self, shape: &Shape) -> Result<Order, Failure> {
         let missing = || no_interpreter(shape.runtime().unwrap_or_default());
         let programs = shape.programs(&self.interpreters).ok_or_else(missing)?;
         let interpreter = match &shape.guest {
@@ -126,44 +136,37 @@ impl Machine {
             }
             Guest::Exec { .. } | Guest::Forked { .. } => None,
         };
-        Ok(Plan { shape, staging: &self.staging, programs, interpreter, connected, filter: &self.filter })
+        let (root, lang) = (programs.root.to_owned(), programs.lang.map(str::to_owned));
+        Ok(Order { shape: shape.clone(), root, lang, interpreter })
     }
 
     fn clone_child(
-        &self,
+        &mut self,
         slot: u32,
-        plan: &Plan<'_>,
+        order: Order,
         group: &Group,
         namespace: Option<&Namespace>,
     ) -> Result<(Process, Parts), Failure> {
-        let (ours, theirs) = self.connect(slot, plan.shape)?;
+        let (ours, theirs) = self.connect(slot, &order.shape)?;
         let (setup, setup_child) = wire::pair().map_err(at("clone", "make a socket pair"))?;
         rustix::net::sockopt::set_socket_passcred(&setup, true).map_err(at("clone", "ask for credentials"))?;
         let doors = group.doors().map_err(at("cgroup", "open the control groups"))?;
         let into = group.clone_into().map_err(at("cgroup", "open the control group"))?;
-        let forked = match namespace {
-            None => sys::fork(NAMESPACES | libc::CLONE_NEWNET, into.as_ref().map(AsFd::as_fd)),
-            Some(namespace) => {
-                sys::enter_network(namespace.file.as_fd()).map_err(at("network", "enter the namespace"))?;
-                let forked = sys::fork(NAMESPACES, into.as_ref().map(AsFd::as_fd));
-                if matches!(forked, Ok(Fork::Parent(_)) | Err(_)) {
-                    self.come_home();
-                }
-                forked
-            }
+        let by_zygote = matches!(order.shape.guest, Guest::Forked { .. });
+        let files = Files {
+            setup: setup_child.as_fd(),
+            log: (!by_zygote).then(|| theirs.log.as_fd()),
+            channel: theirs.channel.as_ref().filter(|_| !by_zygote).map(AsFd::as_fd),
+            guest_door: doors.guest.as_ref().map(AsFd::as_fd),
+            cgroup: into.as_ref().map(AsFd::as_fd),
+            network: namespace.map(|namespace| namespace.file.as_fd()),
+            doors: doors.first.iter().map(AsFd::as_fd).collect(),
         };
-        let by_zygote = matches!(plan.shape.guest, Guest::Forked { .. });
-        match forked.map_err(at("clone", "make namespaces"))? {
-            Fork::Parent(process) => {
-                let for_zygote = if by_zygote { theirs.channel.map(|channel| (theirs.log, channel)) } else { None };
-                Ok((process, Parts { setup, log: ours.log, channel: ours.channel, for_zygote }))
-            }
-            Fork::Child => {
-                let (log, channel) = if by_zygote { (None, None) } else { (Some(theirs.log), theirs.channel) };
-                let kept = Kept { setup: setup_child, log, channel, guest_door: doors.guest };
-                inside::run(plan, &doors.first, &kept)
-            }
-        }
+        let common =
+            Common { staging: &self.staging, filter: &self.filter, home_network: self.home_network.as_fd() };
+        let process = self.cloner.clone(common, order, &files)?;
+        let for_zygote = theirs.channel.filter(|_| by_zygote).map(|channel| (theirs.log, channel));
+        Ok((process, Parts { setup, log: ours.log, channel: ours.channel, for_zygote }))
     }
 
     /// The log and, for managed runtimes, the channel: our ends and the guest's.
@@ -179,14 +182,6 @@ impl Machine {
         let channel = shape.runtime().map(|_| pair()).transpose().map_err(at("channel", "make a socket pair"))?;
         let (channel, channel_guest) = channel.unzip();
         Ok((Ends { log, channel }, Ends { log: log_guest, channel: channel_guest }))
-    }
-
-    /// A launcher that stayed in a guest's network could do nothing right.
-    fn come_home(&self) {
-        if let Err(errno) = sys::enter_network(self.home_network.as_fd()) {
-            eprintln!("tidegate launcher: leave a guest's network: {errno}");
-            sys::exit_now(1)
-        }
     }
 
     /// The guest's user and group id as the launcher's user namespace has it.

@@ -4,10 +4,11 @@
 use crate::interpreters::{self, HOST_ROOT, Interpreters};
 use api::launcher::{InstanceKind, Network, Program, Start, USUAL};
 use model::{Runtime, RuntimeFamily};
+use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
 /// One kind of sandbox.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Shape {
     /// What waits in it.
     pub guest: Guest,
@@ -20,7 +21,7 @@ pub struct Shape {
 }
 
 /// What waits in a sandbox for its function.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Guest {
     /// A process that has given up everything it does not need and is about to execute a program: a bootstrap, or the
     /// interpreter of a managed runtime.

@@ -3,7 +3,7 @@
 use rustix::io::Errno;
 use rustix::process::Pid;
 use std::ffi::{CStr, CString};
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 type Result<T> = std::result::Result<T, Errno>;
 
@@ -35,7 +35,6 @@ impl Process {
     /// Waits for the end, or looks whether it has come. `None`: not yet.
     pub fn wait(&self, block: bool) -> Result<Option<api::launcher::ExitStatus>> {
         use rustix::process::{WaitId, WaitIdOptions, waitid};
-        use std::os::fd::AsFd;
         let mut options = WaitIdOptions::EXITED;
         options.set(WaitIdOptions::NOHANG, !block);
         let status = rustix::io::retry_on_intr(|| waitid(WaitId::PidFd(self.pidfd.as_fd()), options))?;
@@ -47,11 +46,7 @@ impl Process {
 
     /// Waits for the end, so long at most. The process remains to be waited for.
     pub fn has_ended_within(&self, wait_ms: u64) -> bool {
-        use rustix::event::{PollFd, PollFlags, Timespec, poll};
-        let nanos = (wait_ms % 1_000) * 1_000_000;
-        let timeout = Timespec { tv_sec: (wait_ms / 1_000) as i64, tv_nsec: nanos as _ };
-        let mut watched = [PollFd::new(&self.pidfd, PollFlags::IN)];
-        poll(&mut watched, Some(&timeout)).is_ok_and(|ready| ready > 0)
+        is_readable_within(self.pidfd.as_fd(), wait_ms)
     }
 
     /// Sends a signal; a process that has ended is no error.
@@ -60,18 +55,37 @@ impl Process {
     }
 }
 
+/// Waits until something can be read, so long at most.
+pub fn is_readable_within(file: BorrowedFd<'_>, wait_ms: u64) -> bool {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    let nanos = (wait_ms % 1_000) * 1_000_000;
+    let timeout = Timespec { tv_sec: (wait_ms / 1_000) as i64, tv_nsec: nanos as _ };
+    let mut watched = [PollFd::new(&file, PollFlags::IN)];
+    rustix::io::retry_on_intr(|| poll(&mut watched, Some(&timeout))).is_ok_and(|ready| ready > 0)
+}
+
 /// From `linux/sched.h`; libc's constant of this name is too narrow.
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 
 /// Forks with new namespaces, and on cgroup v2 directly into a cgroup. The caller is single-threaded: the child may
 /// use everything.
 pub fn fork(namespaces: libc::c_int, cgroup: Option<BorrowedFd<'_>>) -> Result<Fork> {
+    fork_with(namespaces, libc::SIGCHLD, cgroup)
+}
+
+/// The same, but the parent of the new process is the caller's parent.
+pub fn fork_for_parent(namespaces: libc::c_int, cgroup: Option<BorrowedFd<'_>>) -> Result<Fork> {
+    // Its parent hears of its end as it would hear of ours (`copy_process` in kernel/fork.c).
+    fork_with(namespaces | libc::CLONE_PARENT, 0, cgroup)
+}
+
+fn fork_with(flags: libc::c_int, exit_signal: libc::c_int, cgroup: Option<BorrowedFd<'_>>) -> Result<Fork> {
     // SAFETY: clone_args is plain integers, for which zero is valid.
     let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
     let mut pidfd: RawFd = -1;
-    args.flags = (namespaces | libc::CLONE_PIDFD) as u64;
+    args.flags = (flags | libc::CLONE_PIDFD) as u64;
     args.pidfd = (&raw mut pidfd) as u64;
-    args.exit_signal = libc::SIGCHLD as u64;
+    args.exit_signal = exit_signal as u64;
     if let Some(cgroup) = cgroup {
         args.flags |= CLONE_INTO_CGROUP;
         args.cgroup = cgroup.as_raw_fd() as u64;
