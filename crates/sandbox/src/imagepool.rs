@@ -1,8 +1,9 @@
 //! Images for `/tmp` made ahead of need, and taken away when their sandbox is gone. Attaching a loop device and mounting a
 //! file system take the kernel milliseconds, in which the launcher must not wait; so a process of its own does both. It
-//! keeps each image's top folder, through which the image is shut down.
+//! keeps every image until it is thrown away. One that comes back as it went, for its instance had no use for `/tmp`, is
+//! kept for the next; half of those kept go with each [`Images::rest`].
 
-use crate::scratch::{Image, Scratch};
+use crate::scratch::{self, Image, Scratch};
 use crate::sys::{self, Fork, Process};
 use crate::wire::{self, Buffer, Wait};
 use rustix::process::Signal;
@@ -16,13 +17,20 @@ const READY: usize = 4;
 /// Images asked for at one time, at most: what fits the socket easily.
 const ASKED_MAX: usize = 32;
 
+/// Images that came back untouched and are kept, at most: what a burst leaves behind for the next one.
+const KEPT_MAX: usize = 512;
+
 /// A request to the maker.
 #[derive(Debug, Serialize, Deserialize)]
 enum Request {
     /// Make an image of this many MB, with this name.
     Make { name: u64, size_mb: u32 },
+    /// Its instance is gone: keep this image for another if it is untouched, or throw it away.
+    Release { name: u64 },
     /// Throw this image away.
     Discard { name: u64 },
+    /// Throw half of those away that are kept.
+    Rest,
 }
 
 /// The maker's answer; beside it, on success, the mount, attached nowhere.
@@ -49,8 +57,8 @@ pub struct Images {
     pub socket: OwnedFd,
     ready: BTreeMap<u32, VecDeque<Tmp>>,
     asked: BTreeMap<u32, usize>,
-    /// Discards that the socket did not take.
-    unsent: VecDeque<u64>,
+    /// What the socket did not take.
+    unsent: VecDeque<Request>,
     next: u64,
 }
 
@@ -120,16 +128,29 @@ impl Images {
         Ok(())
     }
 
-    /// Throws an image away. Every process that used it is gone.
+    /// Gives an image back. Every process that used it is gone.
+    pub fn release(&mut self, tmp: Tmp) {
+        drop(tmp.mount);
+        self.unsent.push_back(Request::Release { name: tmp.name });
+        self.send_unsent();
+    }
+
+    /// Throws an image away that nobody has used.
     pub fn discard(&mut self, tmp: Tmp) {
         drop(tmp.mount);
-        self.unsent.push_back(tmp.name);
+        self.unsent.push_back(Request::Discard { name: tmp.name });
+        self.send_unsent();
+    }
+
+    /// Throws half of those away that have come back; for now and then.
+    pub fn rest(&mut self) {
+        self.unsent.push_back(Request::Rest);
         self.send_unsent();
     }
 
     fn send_unsent(&mut self) {
-        while let Some(name) = self.unsent.front().copied() {
-            if wire::send(self.socket.as_fd(), &Request::Discard { name }, &[], Wait::Poll).is_err() {
+        while let Some(request) = self.unsent.front() {
+            if wire::send(self.socket.as_fd(), request, &[], Wait::Poll).is_err() {
                 return;
             }
             self.unsent.pop_front();
@@ -156,19 +177,28 @@ impl Images {
     }
 }
 
+/// What the maker has.
+struct Maker {
+    scratch: Scratch,
+    /// Images that instances have, or that wait for them at the launcher's; the size in MB, and whether the image can be
+    /// handed out again.
+    lent: HashMap<u64, (Image, u32, bool)>,
+    /// Those that came back untouched, by size in MB.
+    kept: VecDeque<(u32, Image)>,
+}
+
 /// The maker: until the launcher closes its end.
-fn serve(mut scratch: Scratch, socket: BorrowedFd<'_>) {
+fn serve(scratch: Scratch, socket: BorrowedFd<'_>) {
     let mut buffer = Buffer::default();
-    let mut images: HashMap<u64, Image> = HashMap::new();
+    let mut maker = Maker { scratch, lent: HashMap::new(), kept: VecDeque::new() };
     while let Ok(got) = wire::receive::<Request>(socket, &mut buffer, Wait::Block) {
         match got.message {
-            Request::Discard { name } => {
-                images.remove(&name).into_iter().for_each(Image::discard);
-            }
+            Request::Release { name } => maker.take_back(name),
+            Request::Discard { name } => maker.lent.remove(&name).into_iter().for_each(|(image, ..)| image.discard()),
+            Request::Rest => maker.rest(),
             Request::Make { name, size_mb } => {
-                let sent = match scratch.create(size_mb) {
-                    Ok((image, mount)) => {
-                        images.insert(name, image);
+                let sent = match maker.make(name, size_mb) {
+                    Ok(mount) => {
                         wire::send(socket, &Made { name, size_mb, error: None }, &[mount.as_fd()], Wait::Block)
                     }
                     Err(error) => {
@@ -182,5 +212,34 @@ fn serve(mut scratch: Scratch, socket: BorrowedFd<'_>) {
             }
         }
     }
-    images.into_values().for_each(Image::discard);
+    let lent = maker.lent.into_values().map(|(image, ..)| image);
+    lent.chain(maker.kept.into_iter().map(|(_, image)| image)).for_each(Image::discard);
+}
+
+impl Maker {
+    fn make(&mut self, name: u64, size_mb: u32) -> Result<OwnedFd, scratch::Error> {
+        let kept = self.kept.iter().position(|(size, _)| *size == size_mb).and_then(|at| self.kept.remove(at));
+        let image = match kept {
+            Some((_, image)) => image,
+            None => self.scratch.create(size_mb)?,
+        };
+        let (mount, is_last) = image.hand_out().map_err(scratch::Error::Attach)?;
+        self.lent.insert(name, (image, size_mb, !is_last));
+        Ok(mount)
+    }
+
+    fn take_back(&mut self, name: u64) {
+        match self.lent.remove(&name) {
+            Some((image, size_mb, true)) if self.kept.len() < KEPT_MAX && image.is_untouched() => {
+                self.kept.push_back((size_mb, image));
+            }
+            Some((image, ..)) => image.discard(),
+            None => {}
+        }
+    }
+
+    fn rest(&mut self) {
+        let going = self.kept.len().div_ceil(2);
+        self.kept.drain(..going).for_each(|(_, image)| image.discard());
+    }
 }

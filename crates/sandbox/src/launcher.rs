@@ -419,10 +419,7 @@ impl Loop {
 
     fn gone(&mut self, slot: u32) {
         let Some(mut instance) = self.instances.get_mut(slot as usize).and_then(Option::take) else { return };
-        if let Some(namespace) = instance.take_namespace() {
-            self.free_index(namespace.index);
-        }
-        self.discard_tmp(&mut instance);
+        self.release_parts(&mut instance);
         self.watched.remove(&slot);
         self.free.push(slot);
         let unknown = || (STAGE_LOST.to_owned(), "the sandbox ended while it was being made".to_owned());

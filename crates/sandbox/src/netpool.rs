@@ -1,6 +1,7 @@
 //! Network namespaces made ahead of need. To make one, with its link to the host, takes longer than everything else of
 //! a sandbox together and waits for locks of the whole kernel; so a process of its own does it, one after the other,
-//! and the launcher keeps a few in hand. None is used twice: an instance finds no trace of another's connections.
+//! and the launcher keeps a few in hand. One through which nothing has ever gone serves another instance; any other is
+//! thrown away: an instance finds no trace of another's connections.
 
 use crate::links::{GUEST_LINK, Links};
 use crate::network::Network;
@@ -21,17 +22,31 @@ const ASKED_MAX: usize = 64;
 /// A name may still belong to a link that the kernel is about to remove: attempts, 5 ms apart.
 const NAME_ATTEMPTS: u32 = 200;
 
-/// A request to the maker: make the namespace with this index.
+/// Namespaces that came back untouched and are kept, at most: what a burst leaves behind for the next one.
+const KEPT_MAX: usize = 512;
+/// What the kernel counts of a network namespace: packets of its links, and what its protocols have done.
+const COUNTERS: [&str; 2] = ["/proc/thread-self/net/dev", "/proc/thread-self/net/snmp"];
+
+/// A request to the maker.
 #[derive(Debug, Serialize, Deserialize)]
-struct Make {
-    index: u32,
+enum Request {
+    /// Make the namespace with this index.
+    Make { index: u32 },
+    /// Look whether the namespace beside this, which nobody is in any more, is as it was when it was made.
+    Look { index: u32 },
 }
 
-/// The maker's answer; beside it, on success, the namespace.
+/// The maker's answer.
 #[derive(Debug, Serialize, Deserialize)]
-struct Made {
-    index: u32,
-    error: Option<String>,
+enum Answer {
+    /// Beside it the new namespace.
+    Made { index: u32 },
+    /// Beside it the namespace, which is as good as new.
+    Untouched { index: u32 },
+    /// It has been used, and is gone.
+    Used { index: u32 },
+    /// It could not be made.
+    Failed { index: u32, error: String },
 }
 
 /// A namespace that is connected to the host; it goes when this and the last process in it are gone.
@@ -50,6 +65,8 @@ pub struct Pool {
     pub socket: OwnedFd,
     ready: VecDeque<Namespace>,
     asked: usize,
+    /// How many the maker looks at.
+    looked_at: usize,
     /// Indices that are in hand, in use or asked for.
     taken: BTreeSet<u32>,
     next: u32,
@@ -72,7 +89,7 @@ impl Pool {
             }
         };
         let (ready, taken) = (VecDeque::new(), BTreeSet::new());
-        let mut pool = Pool { maker, socket: ours, ready, asked: 0, taken, next: 0, indices };
+        let mut pool = Pool { maker, socket: ours, ready, asked: 0, looked_at: 0, taken, next: 0, indices };
         pool.ask(0);
         Ok(pool)
     }
@@ -84,6 +101,25 @@ impl Pool {
         taken
     }
 
+    /// Gives a namespace back in which no process is left.
+    pub fn release(&mut self, namespace: Namespace) {
+        let Namespace { index, file } = namespace;
+        let is_room = self.ready.len() + self.looked_at < KEPT_MAX && self.looked_at < ASKED_MAX;
+        if is_room && wire::send(self.socket.as_fd(), &Request::Look { index }, &[file.as_fd()], Wait::Poll).is_ok() {
+            self.looked_at += 1;
+        } else {
+            self.taken.remove(&index);
+        }
+    }
+
+    /// Throws half of the surplus away.
+    pub fn rest(&mut self) {
+        let surplus = self.ready.len().saturating_sub(READY).div_ceil(2);
+        for namespace in self.ready.drain(..surplus) {
+            self.taken.remove(&namespace.index);
+        }
+    }
+
     /// Gives an index back whose namespace has been dropped.
     pub fn free(&mut self, index: u32) {
         self.taken.remove(&index);
@@ -93,7 +129,7 @@ impl Pool {
     pub fn ask(&mut self, waiting: usize) {
         while self.ready.len() + self.asked < READY + waiting && self.asked < ASKED_MAX {
             let Some(index) = self.free_index() else { return };
-            if wire::send(self.socket.as_fd(), &Make { index }, &[], Wait::Poll).is_err() {
+            if wire::send(self.socket.as_fd(), &Request::Make { index }, &[], Wait::Poll).is_err() {
                 return;
             }
             self.taken.insert(index);
@@ -115,23 +151,38 @@ impl Pool {
     /// Takes the maker's answers. An error: one could not be made, or the maker has ended.
     pub fn read(&mut self, buffer: &mut Buffer) -> Result<(), ReadError> {
         for _ in 0..ASKED_MAX {
-            match wire::receive::<Made>(self.socket.as_fd(), buffer, Wait::Poll) {
-                Ok(got) => {
-                    self.asked = self.asked.saturating_sub(1);
-                    let index = got.message.index;
-                    match (got.message.error, got.files.into_iter().next()) {
-                        (None, Some(file)) => self.ready.push_back(Namespace { index, file }),
-                        (error, _) => {
-                            self.taken.remove(&index);
-                            return Err(ReadError::Make(error.unwrap_or_else(|| "no namespace".into())));
-                        }
-                    }
-                }
+            match wire::receive::<Answer>(self.socket.as_fd(), buffer, Wait::Poll) {
+                Ok(got) => self.hear(got.message, got.files.into_iter().next())?,
                 Err(error) if error.would_block() => return Ok(()),
                 Err(_) => return Err(ReadError::Ended),
             }
         }
         Ok(())
+    }
+
+    fn hear(&mut self, answer: Answer, file: Option<OwnedFd>) -> Result<(), ReadError> {
+        let (index, error) = match (answer, file) {
+            (Answer::Made { index }, Some(file)) => {
+                self.asked = self.asked.saturating_sub(1);
+                self.ready.push_back(Namespace { index, file });
+                return Ok(());
+            }
+            (Answer::Untouched { index }, Some(file)) => {
+                self.looked_at = self.looked_at.saturating_sub(1);
+                self.ready.push_back(Namespace { index, file });
+                return Ok(());
+            }
+            (Answer::Untouched { index }, None) | (Answer::Used { index }, _) => {
+                self.looked_at = self.looked_at.saturating_sub(1);
+                self.taken.remove(&index);
+                return Ok(());
+            }
+            (Answer::Made { index }, None) => (index, "no namespace".to_owned()),
+            (Answer::Failed { index, error }, _) => (index, error),
+        };
+        self.asked = self.asked.saturating_sub(1);
+        self.taken.remove(&index);
+        Err(ReadError::Make(error))
     }
 
     /// Ends the maker and drops what is in hand.
@@ -155,20 +206,59 @@ fn serve(network: &Network, socket: BorrowedFd<'_>) -> io::Result<()> {
     let home = fs::File::open("/proc/self/ns/net")?;
     let settings = Settings::open();
     let mut buffer = Buffer::default();
+    let mut fresh = None;
     loop {
-        let index = match wire::receive::<Make>(socket, &mut buffer, Wait::Block) {
-            Ok(got) => got.message.index,
+        let (request, file) = match wire::receive::<Request>(socket, &mut buffer, Wait::Block) {
+            Ok(got) => (got.message, got.files.into_iter().next()),
             Err(wire::Error::Closed) => return Ok(()),
             Err(error) => return Err(io::Error::other(error)),
         };
-        let made = make(network, index, home.as_fd(), &settings);
-        sys::enter_network(home.as_fd())?;
-        let sent = match made {
-            Ok(file) => wire::send(socket, &Made { index, error: None }, &[file.as_fd()], Wait::Block),
-            Err(error) => wire::send(socket, &Made { index, error: Some(error.to_string()) }, &[], Wait::Block),
+        let answered = match request {
+            Request::Make { index } => {
+                let made = make(network, index, home.as_fd(), &settings);
+                if let (None, Ok(_)) = (&fresh, &made) {
+                    fresh = counters().ok();
+                }
+                sys::enter_network(home.as_fd())?;
+                answer(socket, made.map(|file| (Answer::Made { index }, Some(file))), index)
+            }
+            Request::Look { index } => {
+                let untouched = file.filter(|file| fresh.is_some() && look(file.as_fd()).ok() == fresh);
+                sys::enter_network(home.as_fd())?;
+                answer(
+                    socket,
+                    Ok(match untouched {
+                        Some(file) => (Answer::Untouched { index }, Some(file)),
+                        None => (Answer::Used { index }, None),
+                    }),
+                    index,
+                )
+            }
         };
-        sent.map_err(io::Error::other)?;
+        answered.map_err(io::Error::other)?;
     }
+}
+
+fn answer(
+    socket: BorrowedFd<'_>,
+    made: io::Result<(Answer, Option<OwnedFd>)>,
+    index: u32,
+) -> Result<(), wire::Error> {
+    let (answer, file) = made.unwrap_or_else(|error| (Answer::Failed { index, error: error.to_string() }, None));
+    let files: Vec<BorrowedFd<'_>> = file.iter().map(AsFd::as_fd).collect();
+    wire::send(socket, &answer, &files, Wait::Block)
+}
+
+/// What the kernel has counted in a namespace. The caller stays in it.
+fn look(namespace: BorrowedFd<'_>) -> io::Result<[String; 2]> {
+    sys::enter_network(namespace)?;
+    counters()
+}
+
+/// What the kernel has counted in the namespace that the caller is in.
+fn counters() -> io::Result<[String; 2]> {
+    let [links, protocols] = COUNTERS.map(fs::read_to_string);
+    Ok([links?, protocols?])
 }
 
 /// Makes a namespace with everything in it; leaves this process in it or at home. What asks for a link by name asks the

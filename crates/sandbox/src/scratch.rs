@@ -2,11 +2,11 @@
 //!
 //! An image is formatted once per size and copied, sparsely, for each instance. Images have no name: nothing is left of
 //! them when their last user is gone, however it ended. The launcher mounts and hands over the mount, so that no guest
-//! ever touches the device.
+//! ever touches the device. An image in which nothing was ever made serves another instance; any other is thrown away.
 
 use crate::sys;
 use rustix::fs::{Mode, OFlags, SeekFrom};
-use rustix::mount::{self, FsMountFlags, FsOpenFlags, MountAttrFlags};
+use rustix::mount::{self, FsMountFlags, FsOpenFlags, MountAttrFlags, OpenTreeFlags};
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -25,6 +25,9 @@ const TEMPLATES_MAX: usize = 64;
 const LOOP_ATTEMPTS: u32 = 16;
 /// Pieces of data in an image that are copied, at most.
 const EXTENTS_MAX: u32 = 100_000;
+/// Bytes of the disk that an image takes at most for which another instance may have it: a new one has what the formatter
+/// wrote.
+const UNTOUCHED_BYTES_MAX: u64 = 4 << 20;
 /// Bytes copied at a time.
 const COPY_BYTES: usize = 1 << 20;
 
@@ -60,8 +63,26 @@ pub struct Scratch {
 
 /// A mounted image.
 pub struct Image {
+    /// The mount of which instances get clones, attached nowhere.
+    mount: OwnedFd,
     /// Its top folder, through which it is shut down.
     top: OwnedFd,
+    /// The file that it is in.
+    file: OwnedFd,
+    /// What it was like before anybody had it.
+    fresh: Look,
+}
+
+/// What shows whether somebody has used an image.
+#[derive(Debug, PartialEq, Eq)]
+struct Look {
+    /// When the top folder last changed: nothing appears or disappears in it without a trace here, and nobody can set this
+    /// time but by changing something now.
+    changed: (i64, i64),
+    entries_changed: (i64, i64),
+    /// Files without a name leave no trace in the folder.
+    free_blocks: u64,
+    free_inodes: u64,
 }
 
 impl Scratch {
@@ -69,14 +90,12 @@ impl Scratch {
     pub fn open(folder: OwnedFd, formatter: Option<PathBuf>, likely_mb: u32) -> Result<Scratch, Error> {
         let formatter = formatter.ok_or(Error::FormatterMissing)?;
         let mut scratch = Scratch { folder, formatter, templates: BTreeMap::new() };
-        let (image, _) = scratch.create(likely_mb)?;
-        image.discard();
+        scratch.create(likely_mb)?.discard();
         Ok(scratch)
     }
 
-    /// A new, empty image of which `size_mb` MB can be used, and its mount, attached nowhere, to be moved to its place by
-    /// whoever has the descriptor. The first of each size takes some 50 ms more.
-    pub fn create(&mut self, size_mb: u32) -> Result<(Image, OwnedFd), Error> {
+    /// A new, empty image of which `size_mb` MB can be used. The first of each size takes some 50 ms more.
+    pub fn create(&mut self, size_mb: u32) -> Result<Image, Error> {
         if !self.templates.contains_key(&size_mb) {
             let template = self.format(size_mb)?;
             if self.templates.len() >= TEMPLATES_MAX {
@@ -87,7 +106,7 @@ impl Scratch {
         let template = &self.templates[&size_mb];
         let image = self.new_file().map_err(Error::Folder)?;
         copy_sparsely(template, &image).map_err(Error::Copy)?;
-        mount_image(image.as_fd())
+        mount_image(image)
     }
 
     fn new_file(&self) -> io::Result<OwnedFd> {
@@ -102,11 +121,11 @@ impl Scratch {
         let mut total = wanted + inodes * INODE_BYTES + wanted / 64 + (1 << 20);
         for _ in 0..2 {
             let file = self.format_file(total, inodes)?;
-            let free = prepare_top(file.as_fd())?;
+            let free = prepare_top(&file)?;
             total = total.saturating_add(wanted).saturating_sub(free);
         }
         let file = self.format_file(total, inodes)?;
-        prepare_top(file.as_fd())?;
+        prepare_top(&file)?;
         Ok(file)
     }
 
@@ -136,8 +155,9 @@ impl Scratch {
 }
 
 /// Opens the top folder to everyone and removes what the formatter left there. Returns the bytes that can be used.
-fn prepare_top(file: BorrowedFd<'_>) -> Result<u64, Error> {
-    let (image, mount) = mount_image(file)?;
+fn prepare_top(file: &OwnedFd) -> Result<u64, Error> {
+    let file = file.try_clone().map_err(Error::Attach)?;
+    let image = mount_image(file)?;
     let prepare = || -> rustix::io::Result<u64> {
         rustix::fs::unlinkat(&image.top, "lost+found", rustix::fs::AtFlags::REMOVEDIR)?;
         rustix::fs::fchmod(&image.top, Mode::from_raw_mode(0o1777))?;
@@ -146,7 +166,7 @@ fn prepare_top(file: BorrowedFd<'_>) -> Result<u64, Error> {
     };
     let free = prepare().map_err(|errno| Error::Mount(errno.into()))?;
     // Dropped, not shut down: all is to be written.
-    drop((image, mount));
+    drop(image);
     Ok(free)
 }
 
@@ -180,9 +200,9 @@ fn copy_range(from: &OwnedFd, to: &OwnedFd, start: u64, end: u64) -> io::Result<
     Ok(())
 }
 
-fn mount_image(file: BorrowedFd<'_>) -> Result<(Image, OwnedFd), Error> {
-    let (device, path) = attach(file).map_err(Error::Attach)?;
-    let mount = || -> rustix::io::Result<(Image, OwnedFd)> {
+fn mount_image(file: OwnedFd) -> Result<Image, Error> {
+    let (device, path) = attach(file.as_fd()).map_err(Error::Attach)?;
+    let mount = || -> rustix::io::Result<Image> {
         let context = mount::fsopen("ext4", FsOpenFlags::FSOPEN_CLOEXEC)?;
         mount::fsconfig_set_string(context.as_fd(), "source", &path)?;
         // A scratch file system survives no crash: nothing needs to reach the disk in any order, or at all.
@@ -195,12 +215,24 @@ fn mount_image(file: BorrowedFd<'_>) -> Result<(Image, OwnedFd), Error> {
         let mount = mount::fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes)?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let top = rustix::fs::openat(&mount, ".", flags, Mode::empty())?;
-        Ok((Image { top }, mount))
+        let fresh = look(top.as_fd())?;
+        Ok(Image { mount, top, file, fresh })
     };
     let image = mount().map_err(|errno| Error::Mount(errno.into()));
     // The device frees itself when its last user, from here on the mount, is gone.
     drop(device);
     image
+}
+
+fn look(top: BorrowedFd<'_>) -> rustix::io::Result<Look> {
+    let found = rustix::fs::fstat(top)?;
+    let free = rustix::fs::fstatvfs(top)?;
+    Ok(Look {
+        changed: (found.st_ctime, found.st_ctime_nsec as i64),
+        entries_changed: (found.st_mtime, found.st_mtime_nsec as i64),
+        free_blocks: free.f_bfree,
+        free_inodes: free.f_ffree,
+    })
 }
 
 fn attach(file: BorrowedFd<'_>) -> io::Result<(OwnedFd, String)> {
@@ -223,8 +255,28 @@ fn attach(file: BorrowedFd<'_>) -> io::Result<(OwnedFd, String)> {
 }
 
 impl Image {
+    /// A mount of it for an instance, attached nowhere, to be moved to its place by whoever has the descriptor. `true`: it is
+    /// the image's only one, and the image serves nobody else; kernels before 6.15 clone no mount that is attached nowhere.
+    pub fn hand_out(&self) -> io::Result<(OwnedFd, bool)> {
+        let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
+        match mount::open_tree(&self.mount, "", flags) {
+            Ok(clone) => Ok((clone, false)),
+            Err(_) => Ok((self.mount.try_clone()?, true)),
+        }
+    }
+
+    /// Whether it is as it was before anybody had it, and takes no more of the disk than a new one may. Every process that
+    /// used it is gone.
+    pub fn is_untouched(&self) -> bool {
+        let is_small = rustix::fs::fstat(&self.file).is_ok_and(|file| (file.st_blocks as u64) * 512 <= UNTOUCHED_BYTES_MAX);
+        is_small && look(self.top.as_fd()).is_ok_and(|now| now == self.fresh)
+    }
+
     /// Throws the contents away instead of writing them to the disk, and unmounts. Every process that used it is gone.
     pub fn discard(self) {
-        let _ = sys::ext4_shut_down(self.top.as_fd());
+        // The kernel writes a line to its log for each; what nobody has touched has nothing that could be written.
+        if !self.is_untouched() {
+            let _ = sys::ext4_shut_down(self.top.as_fd());
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! Sandboxes in stock: made ahead of need, a few at a time, and counted by shape.
 
 use super::Loop;
-use crate::imagepool::Tmp;
+use crate::imagepool::{Images, Tmp};
 use crate::inside::Failure;
 use crate::instance::{Instance, Phase};
 use crate::netpool::{Namespace, Pool, ReadError};
@@ -19,6 +19,8 @@ const MAKING_MAX: usize = 8;
 const LOOK: Duration = Duration::from_secs(10);
 /// How long no sandbox of a shape is made for the stock after one could not be made.
 const PAUSE: Duration = Duration::from_secs(10);
+/// How often half of the parts that are kept go, [`LOOK`] apart, until the last of a full pool has gone.
+const RESTS: u32 = 10;
 
 /// What is in stock, what is on its way there, and who waits for it.
 #[derive(Default)]
@@ -36,6 +38,10 @@ pub(super) struct Stock {
     /// Shapes of which one could not be made, until when.
     paused: BTreeMap<Shape, Instant>,
     look_at: Option<Instant>,
+    /// When the next parts go that nobody has asked for.
+    rest_at: Option<Instant>,
+    /// How often that is to happen until none are left.
+    rests_left: u32,
 }
 
 impl Stock {
@@ -56,7 +62,7 @@ impl Stock {
 
     /// When the stock is to be looked at again.
     pub fn due(&self) -> Option<Instant> {
-        self.look_at
+        self.look_at.into_iter().chain(self.rest_at).min()
     }
 
     fn made(&mut self, shape: &Shape) {
@@ -273,6 +279,9 @@ impl Loop {
         if self.stock.look_at.is_some_and(|at| at <= now) {
             self.replenish();
         }
+        if self.stock.rest_at.is_some_and(|at| at <= now) {
+            self.rest(now);
+        }
     }
 
     /// Milliseconds since the launcher began.
@@ -318,11 +327,29 @@ impl Loop {
         })
     }
 
-    /// The `/tmp` of a sandbox that is gone.
-    pub(super) fn discard_tmp(&mut self, instance: &mut Instance) {
-        if let (Some(images), Some(tmp)) = (&mut self.images, instance.tmp.take()) {
-            images.discard(tmp);
+    /// What of a sandbox that is gone another could use, if its guest never did.
+    pub(super) fn release_parts(&mut self, instance: &mut Instance) {
+        if let Some(namespace) = instance.take_namespace() {
+            let pool = self.outside.as_mut().and_then(|outside| outside.pool.as_mut());
+            match pool {
+                // Whoever serves the Runtime API may still have a socket in the namespace.
+                Some(pool) if !instance.shape.runtime_api => pool.release(namespace),
+                Some(_) | None => self.free_index(namespace.index),
+            }
         }
+        if let (Some(images), Some(tmp)) = (&mut self.images, instance.tmp.take()) {
+            images.release(tmp);
+        }
+        self.stock.rest_at.get_or_insert_with(|| Instant::now() + LOOK);
+        self.stock.rests_left = RESTS;
+    }
+
+    /// Lets go of half of the parts that a burst has left behind.
+    fn rest(&mut self, now: Instant) {
+        self.stock.rests_left = self.stock.rests_left.saturating_sub(1);
+        self.stock.rest_at = (self.stock.rests_left > 0).then_some(now + LOOK);
+        self.outside.iter_mut().filter_map(|outside| outside.pool.as_mut()).for_each(Pool::rest);
+        self.images.iter_mut().for_each(Images::rest);
     }
 
     /// The maker of images has answered.
