@@ -60,6 +60,11 @@ impl Stock {
         slot
     }
 
+    /// Whether one of this shape is ready.
+    pub fn has_some(&self, shape: &Shape) -> bool {
+        self.ready.contains_key(shape)
+    }
+
     /// When the stock is to be looked at again.
     pub fn due(&self) -> Option<Instant> {
         self.look_at.into_iter().chain(self.rest_at).min()

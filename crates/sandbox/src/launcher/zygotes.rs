@@ -84,7 +84,7 @@ impl Loop {
 
     /// Orders the guest of a sandbox that is otherwise complete.
     pub(super) fn fork(&mut self, slot: u32, runtime: &str, entry: &[OwnedFd]) {
-        let rehearse = self.stock.waiting_count() == 0;
+        let rehearse = self.has_time_to_rehearse(slot);
         let Some(Some(instance)) = self.instances.get_mut(slot as usize) else { return };
         let zygote = self.zygotes.find(runtime).and_then(|entry| entry.zygote.as_mut());
         let (Some(zygote), Some((log, channel))) = (zygote, instance.for_zygote.take()) else {
@@ -98,6 +98,12 @@ impl Loop {
             instance.failure = Some(("zygote".to_owned(), message));
             instance.kill();
         }
+    }
+
+    /// A rehearsal is worth its time to a guest that waits; while guests are taken as fast as they are made, it holds them up.
+    fn has_time_to_rehearse(&self, slot: u32) -> bool {
+        let instance = self.instances.get(slot as usize).and_then(Option::as_ref);
+        self.stock.waiting_count() == 0 && instance.is_some_and(|instance| self.stock.has_some(&instance.shape))
     }
 
     /// A zygote has said something, or is gone.
