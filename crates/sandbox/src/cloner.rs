@@ -146,11 +146,7 @@ impl Cloner {
 }
 
 /// The inner result is the kernel's, the outer says whether the cloner works.
-fn ask(
-    socket: BorrowedFd<'_>,
-    sent: &Sent,
-    files: &[BorrowedFd<'_>],
-) -> Result<Result<Process, Failure>, wire::Error> {
+fn ask(socket: BorrowedFd<'_>, sent: &Sent, files: &[BorrowedFd<'_>]) -> Result<Result<Process, Failure>, wire::Error> {
     wire::send(socket, sent, files, Wait::Block)?;
     if !sys::is_readable_within(socket, CLONE_MS_MAX) {
         return Err(wire::Error::Closed);

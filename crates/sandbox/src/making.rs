@@ -162,8 +162,7 @@ impl Machine {
             network: namespace.map(|namespace| namespace.file.as_fd()),
             doors: doors.first.iter().map(AsFd::as_fd).collect(),
         };
-        let common =
-            Common { staging: &self.staging, filter: &self.filter, home_network: self.home_network.as_fd() };
+        let common = Common { staging: &self.staging, filter: &self.filter, home_network: self.home_network.as_fd() };
         let process = self.cloner.clone(common, order, &files)?;
         let for_zygote = theirs.channel.filter(|_| by_zygote).map(|channel| (theirs.log, channel));
         Ok((process, Parts { setup, log: ours.log, channel: ours.channel, for_zygote }))

@@ -239,11 +239,7 @@ fn serve(network: &Network, socket: BorrowedFd<'_>) -> io::Result<()> {
     }
 }
 
-fn answer(
-    socket: BorrowedFd<'_>,
-    made: io::Result<(Answer, Option<OwnedFd>)>,
-    index: u32,
-) -> Result<(), wire::Error> {
+fn answer(socket: BorrowedFd<'_>, made: io::Result<(Answer, Option<OwnedFd>)>, index: u32) -> Result<(), wire::Error> {
     let (answer, file) = made.unwrap_or_else(|error| (Answer::Failed { index, error: error.to_string() }, None));
     let files: Vec<BorrowedFd<'_>> = file.iter().map(AsFd::as_fd).collect();
     wire::send(socket, &answer, &files, Wait::Block)

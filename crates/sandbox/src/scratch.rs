@@ -268,7 +268,8 @@ impl Image {
     /// Whether it is as it was before anybody had it, and takes no more of the disk than a new one may. Every process that
     /// used it is gone.
     pub fn is_untouched(&self) -> bool {
-        let is_small = rustix::fs::fstat(&self.file).is_ok_and(|file| (file.st_blocks as u64) * 512 <= UNTOUCHED_BYTES_MAX);
+        let is_small =
+            rustix::fs::fstat(&self.file).is_ok_and(|file| (file.st_blocks as u64) * 512 <= UNTOUCHED_BYTES_MAX);
         is_small && look(self.top.as_fd()).is_ok_and(|now| now == self.fresh)
     }
 
