@@ -1,4 +1,4 @@
-"""What becomes of functions when the zygote that their guests come from is killed."""
+"""What becomes of functions when a process is killed that their guests come from: a zygote, or the cloner."""
 
 import os
 import signal
@@ -67,3 +67,24 @@ def test_the_end_of_an_orphan_is_known(server_factory):
         os.kill(pid, signal.SIGKILL)
     assert api.invoke(name, {"code": 3}).failed()["errorMessage"].endswith("exit status 3")
     assert api.invoke(other, {}).ok()["count"] == 1
+
+
+def test_a_killed_cloner_is_replaced(server_factory):
+    server = server_factory()
+    api = Api(server.endpoint, server.credentials())
+    name = api.create(zip_fixture("probe.py"), Handler="probe.counter")
+    turns = iter(range(1000))
+    before = api.invoke(name, {}).ok()
+
+    def cloner():
+        return [pid for pid in kernel.tree_of(server.pid) if kernel.command_name(pid) == "cloner"]
+
+    (killed,) = cloner()
+    os.kill(killed, signal.SIGKILL)
+    after = api.invoke(name, {}).ok()
+    assert (after["marker"], after["count"]) == (before["marker"], before["count"] + 1)
+    # More than are in stock.
+    for _ in range(6):
+        fresh(api, name, next(turns))
+    (other,) = cloner()
+    assert other != killed

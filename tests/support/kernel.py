@@ -82,6 +82,15 @@ def namespace(pid: int, kind: str) -> str | None:
         return None
 
 
+def command_name(pid: int) -> str | None:
+    """What the process calls itself; `None` if it is gone."""
+    try:
+        with open(f"/proc/{pid}/comm") as file:
+            return file.read().strip()
+    except OSError:
+        return None
+
+
 def threads(pid: int) -> int:
     """How many threads a process has."""
     try:
