@@ -24,7 +24,7 @@ const NAMESPACES: libc::c_int =
 
 /// What every sandbox is made from.
 #[derive(Clone, Copy)]
-pub struct Common<'a> {
+pub struct Basis<'a> {
     /// Where the parts are.
     pub staging: &'a Staging,
     /// The filter for guests.
@@ -90,7 +90,7 @@ pub struct Cloner(Option<(Process, OwnedFd)>);
 
 impl Cloner {
     /// Starts the process.
-    pub fn start(common: Common<'_>) -> Result<Cloner, Failure> {
+    pub fn start(basis: Basis<'_>) -> Result<Cloner, Failure> {
         let stage = "clone";
         let (ours, theirs) = wire::pair().map_err(at(stage, "make a socket pair"))?;
         match sys::fork(0, None).map_err(at(stage, "fork the cloner"))? {
@@ -98,9 +98,9 @@ impl Cloner {
             Fork::Child => {
                 let _ = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
                 let _ = rustix::thread::set_name(c"cloner");
-                let keep = [2, theirs.as_raw_fd(), common.home_network.as_raw_fd()];
+                let keep = [2, theirs.as_raw_fd(), basis.home_network.as_raw_fd()];
                 if sys::close_all_but(&keep).is_ok() {
-                    serve(common, theirs.as_fd());
+                    serve(basis, theirs.as_fd());
                 }
                 sys::exit_now(0)
             }
@@ -108,7 +108,7 @@ impl Cloner {
     }
 
     /// Has a first process made, a child of this process.
-    pub fn clone(&mut self, common: Common<'_>, order: Order, files: &Files<'_>) -> Result<Process, Failure> {
+    pub fn clone(&mut self, basis: Basis<'_>, order: Order, files: &Files<'_>) -> Result<Process, Failure> {
         let mut list = vec![files.setup];
         list.extend([files.log, files.channel, files.guest_door, files.cgroup, files.network].into_iter().flatten());
         list.extend(&files.doors);
@@ -123,7 +123,7 @@ impl Cloner {
         let mut last = Failure { stage: STAGE_LOST, message: "there is no cloner".to_owned() };
         for _ in 0..ATTEMPTS {
             if self.0.is_none() {
-                *self = Cloner::start(common)?;
+                *self = Cloner::start(basis)?;
             }
             let Some((_, socket)) = &self.0 else { break };
             match ask(socket.as_fd(), &sent, &list) {
@@ -164,10 +164,10 @@ fn ask(socket: BorrowedFd<'_>, sent: &Sent, files: &[BorrowedFd<'_>]) -> Result<
 }
 
 /// The cloner: until the launcher closes its end.
-fn serve(common: Common<'_>, socket: BorrowedFd<'_>) {
+fn serve(basis: Basis<'_>, socket: BorrowedFd<'_>) {
     let mut buffer = Buffer::default();
     while let Ok(got) = wire::receive::<Sent>(socket, &mut buffer, Wait::Block) {
-        let sent = match clone(common, got.message, got.files) {
+        let sent = match clone(basis, got.message, got.files) {
             Ok(process) => {
                 let born = Answer::Born(process.pid.as_raw_nonzero().get());
                 wire::send(socket, &born, &[process.pidfd.as_fd()], Wait::Block)
@@ -180,7 +180,7 @@ fn serve(common: Common<'_>, socket: BorrowedFd<'_>) {
     }
 }
 
-fn clone(common: Common<'_>, sent: Sent, files: Vec<OwnedFd>) -> Result<Process, Failure> {
+fn clone(basis: Basis<'_>, sent: Sent, files: Vec<OwnedFd>) -> Result<Process, Failure> {
     let stage = "clone";
     let Sent { order, log, channel, guest_door, cgroup, network } = sent;
     let mut files = files.into_iter();
@@ -200,28 +200,28 @@ fn clone(common: Common<'_>, sent: Sent, files: Vec<OwnedFd>) -> Result<Process,
             let Order { shape, root, lang, interpreter } = order;
             let plan = Plan {
                 shape: &shape,
-                staging: common.staging,
+                staging: basis.staging,
                 programs: Programs { root: &root, lang: lang.as_deref() },
                 interpreter,
                 connected: network.is_some(),
-                filter: common.filter,
+                filter: basis.filter,
             };
             inside::run(&plan, &doors, &Kept { setup, log, channel, guest_door })
         }
         Ok(Fork::Parent(process)) => {
-            come_home(common, network.is_some());
+            come_home(basis, network.is_some());
             Ok(process)
         }
         Err(errno) => {
-            come_home(common, network.is_some());
+            come_home(basis, network.is_some());
             Err(at(stage, "make namespaces")(errno))
         }
     }
 }
 
 /// A cloner that stayed in a guest's network could do nothing right.
-fn come_home(common: Common<'_>, away: bool) {
-    if away && sys::enter_network(common.home_network).is_err() {
+fn come_home(basis: Basis<'_>, away: bool) {
+    if away && sys::enter_network(basis.home_network).is_err() {
         sys::exit_now(1)
     }
 }

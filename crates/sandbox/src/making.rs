@@ -1,7 +1,7 @@
 //! How the launcher makes a sandbox, and how it gives one to a function.
 
 use crate::cgroup::{Cgroups, Group};
-use crate::cloner::{Cloner, Common, Files, Order};
+use crate::cloner::{Basis, Cloner, Files, Order};
 use crate::config::Config;
 use crate::imagepool::Tmp;
 use crate::inside::{Assignment, Failure, Go, at};
@@ -52,12 +52,12 @@ struct Ends {
 impl Machine {
     /// Starts the process that clones.
     pub fn start_cloner(&mut self) -> Result<(), Failure> {
-        self.cloner = Cloner::start(self.common())?;
+        self.cloner = Cloner::start(self.basis())?;
         Ok(())
     }
 
-    fn common(&self) -> Common<'_> {
-        Common { staging: &self.staging, filter: &self.filter, home_network: self.home_network.as_fd() }
+    fn basis(&self) -> Basis<'_> {
+        Basis { staging: &self.staging, filter: &self.filter, home_network: self.home_network.as_fd() }
     }
 
     /// Makes a sandbox that waits for a function; it answers later through its setup socket. Nothing is left behind on
@@ -162,8 +162,8 @@ impl Machine {
             network: namespace.map(|namespace| namespace.file.as_fd()),
             doors: doors.first.iter().map(AsFd::as_fd).collect(),
         };
-        let common = Common { staging: &self.staging, filter: &self.filter, home_network: self.home_network.as_fd() };
-        let process = self.cloner.clone(common, order, &files)?;
+        let basis = Basis { staging: &self.staging, filter: &self.filter, home_network: self.home_network.as_fd() };
+        let process = self.cloner.clone(basis, order, &files)?;
         let for_zygote = theirs.channel.filter(|_| by_zygote).map(|channel| (theirs.log, channel));
         Ok((process, Parts { setup, log: ours.log, channel: ours.channel, for_zygote }))
     }
