@@ -30,6 +30,10 @@ pub enum Kind {
     Assign = 6,
     /// Shim to worker: log lines of one of several invocations. Header [`Answer`] with the id, body text.
     Log = 7,
+    /// Shim to worker: the next bytes of the image of an initialised process. Header `{}`, body the bytes.
+    Image = 8,
+    /// Worker to shim, before [`Kind::Assign`] and with a file beside it: become the image in that file. Header `{}`.
+    Restore = 9,
 }
 
 impl Kind {
@@ -42,6 +46,8 @@ impl Kind {
             5 => Some(Kind::InitError),
             6 => Some(Kind::Assign),
             7 => Some(Kind::Log),
+            8 => Some(Kind::Image),
+            9 => Some(Kind::Restore),
             _ => None,
         }
     }
@@ -73,6 +79,13 @@ pub struct Assign<'a> {
     pub open_files: u32,
     /// Processes and threads, at most.
     pub processes: u32,
+    /// Do Init, send the image of the initialised process, and end.
+    #[serde(skip_serializing_if = "is_false")]
+    pub snapshot: bool,
+}
+
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 /// The header of what a shim sends.
@@ -87,6 +100,12 @@ pub struct Answer {
     /// The guest ends itself behind this frame and takes no further invocation.
     #[serde(default)]
     pub exiting: bool,
+    /// The guest has become the image that it was given.
+    #[serde(default)]
+    pub restored: bool,
+    /// Why no image was made, or why the guest has not become it: a word of a few; empty otherwise.
+    #[serde(default)]
+    pub reason: String,
 }
 
 /// The fixed part of a frame, checked.
@@ -134,6 +153,11 @@ pub fn write_invoke(invoke: &Invoke<'_>, body_bytes: usize) -> Vec<u8> {
     write_frame(Kind::Invoke, invoke, body_bytes)
 }
 
+/// The bytes of a restore frame.
+pub fn write_restore() -> Vec<u8> {
+    write_frame(Kind::Restore, &BTreeMap::<&str, &str>::new(), 0)
+}
+
 /// The bytes of an assign frame.
 pub fn write_assign(assign: &Assign<'_>) -> Vec<u8> {
     write_frame(Kind::Assign, assign, 0)
@@ -168,7 +192,7 @@ mod tests {
     fn prefixes() {
         assert_eq!(prefix(5, 2, 0), Ok(Prefix { kind: Kind::Ready, header_bytes: 0, body_bytes: 0 }));
         assert_eq!(prefix(17, 3, 10), Ok(Prefix { kind: Kind::Response, header_bytes: 10, body_bytes: 2 }));
-        assert_eq!(prefix(5, 9, 0), Err(FrameError::Kind));
+        assert_eq!(prefix(5, 10, 0), Err(FrameError::Kind));
         assert_eq!(prefix(4, 2, 0), Err(FrameError::Length));
         assert_eq!(prefix(10, 2, 6), Err(FrameError::Length));
         assert_eq!(prefix(106, 2, 0), Err(FrameError::Length));

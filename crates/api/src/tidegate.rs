@@ -70,8 +70,14 @@ pub struct ColdStart {
     pub reason: String,
     /// Time for its room and its sandbox.
     pub sandbox_us: u64,
-    /// Time for its Init.
+    /// Time for its Init, or for its restore.
     pub init_us: u64,
+    /// Whether it was restored from a snapshot.
+    #[serde(default)]
+    pub restored: bool,
+    /// Why it was not, if its version is to be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub without_snapshot: Option<String>,
     /// Idle instances that were stopped to make room for it.
     pub evicted: u32,
 }

@@ -43,7 +43,12 @@ fn text(told: &Value) -> Vec<String> {
         let number = |name: &str| start.get(name).and_then(Value::as_u64).unwrap_or(0);
         let reason = harmless(start.get("reason").and_then(Value::as_str).unwrap_or("-"));
         let (sandbox, init) = (ms(number("sandbox_us")), ms(number("init_us")));
-        lines.push(format!("cold start: {reason}; sandbox {sandbox}, Init {init}"));
+        let restored = start.get("restored").and_then(Value::as_bool).unwrap_or(false);
+        let what = if restored { "restored from a snapshot in" } else { "Init" };
+        lines.push(format!("cold start: {reason}; sandbox {sandbox}, {what} {init}"));
+        if let Some(why) = start.get("without_snapshot").and_then(Value::as_str) {
+            lines.push(format!("not restored from a snapshot: {}", harmless(why)));
+        }
         if number("evicted") > 0 {
             lines.push(format!("idle instances stopped for it: {}", number("evicted")));
         }

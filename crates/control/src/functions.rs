@@ -110,7 +110,7 @@ impl Shared {
 
     /// Lets a version that was just written become ready; the answer is its record, or `$LATEST`'s if there is none.
     pub(crate) fn begin_version(self: &Arc<Self>, latest: Function, version: Option<Published>) -> AtVersion {
-        let Some(version) = version else { return AtVersion { version: Version::Latest, function: latest } };
+        let Some(version) = version else { return AtVersion::latest(latest) };
         self.show_version(&version);
         self.clone().settle_later(&version.function, Version::Number(version.number));
         version.into()

@@ -49,11 +49,13 @@ pub use updates::{CodeChange, ConfigChange};
 pub use versions::{AtVersion, Publication};
 
 use arc_swap::ArcSwap;
+use model::function::Reason;
 use model::log::LogLine;
 use model::snapshot::Snapshot;
-use model::{AccountId, Digest, FunctionArn, FunctionName, Limits, Region, Shares};
+use model::{AccountId, Digest, FunctionArn, FunctionName, Limits, Region, Shares, Spec};
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use store::Store;
@@ -67,6 +69,13 @@ pub type InUse = Box<dyn Fn(&Digest) -> bool + Send + Sync>;
 
 /// When was a function last invoked since the server started, milliseconds since the Unix epoch?
 pub type LastInvoked = Box<dyn Fn(&FunctionName) -> Option<u64> + Send + Sync>;
+
+/// Initialises a version that is being published and takes a snapshot of it, for SnapStart: whether there is one now, or
+/// why the version has failed.
+pub type TakeSnapshot = Box<dyn Fn(Arc<Spec>) -> Snapshotting + Send + Sync>;
+
+/// A snapshot that is being taken.
+pub type Snapshotting = Pin<Box<dyn Future<Output = Result<bool, Reason>> + Send>>;
 
 /// Hears of a new snapshot. Must not block.
 pub type Changed = Box<dyn Fn(&Snapshot) + Send + Sync>;
@@ -96,6 +105,8 @@ pub struct Config {
     pub changed: Changed,
     /// What can run here.
     pub interpreters: watch::Receiver<Interpreters>,
+    /// Asked for a snapshot of a version that is being published.
+    pub take_snapshot: TakeSnapshot,
     /// Asked before a package is removed.
     pub in_use: InUse,
     /// Asked before a function becomes Inactive.

@@ -121,7 +121,7 @@ impl Shared {
         }
     }
 
-    fn spec(&self, function: &Function, version: Version) -> Option<Spec> {
+    pub(crate) fn spec(&self, function: &Function, version: Version) -> Option<Spec> {
         let config = &function.config;
         Some(Spec {
             arn: self.arn(&function.name),
@@ -137,6 +137,7 @@ impl Shared {
             network: config.network,
             instance_concurrency: config.instance_concurrency,
             log_group: log_group(function),
+            snap_start: version != Version::Latest && wants_snapshot(function),
         })
     }
 }
@@ -144,6 +145,11 @@ impl Shared {
 /// `/aws/lambda/<name>`, unless LoggingConfig names another.
 fn log_group(function: &Function) -> String {
     member(function, "LoggingConfig", "LogGroup").unwrap_or_else(|| format!("/aws/lambda/{}", function.name))
+}
+
+/// Are published versions of it to be restored from a snapshot?
+pub(crate) fn wants_snapshot(function: &Function) -> bool {
+    member(function, "SnapStart", "ApplyOn").as_deref() == Some("PublishedVersions")
 }
 
 /// A text inside one of the fields that are kept as JSON.

@@ -61,6 +61,7 @@ impl Bench {
                 changes.fetch_add(1, Ordering::Relaxed);
             }),
             interpreters: self.interpreters.subscribe(),
+            take_snapshot: Box::new(|_| Box::pin(async { Ok(true) })),
             in_use: Box::new(move |_| in_use.load(Ordering::Relaxed)),
             last_invoked: Box::new(move |_| Some(last_invoked_ms.load(Ordering::Relaxed))),
             provision: self.workers.provision(),

@@ -2,6 +2,7 @@
 //! it goes idle and wakes. The moves themselves are `scheduler::function_state`'s.
 
 use crate::functions::each_function;
+use crate::snapshot::wants_snapshot;
 use crate::{Error, Handle, Shared, new_revision_id, now_ms};
 use model::function::{LastUpdate, Reason, State};
 use model::snapshot::Target;
@@ -57,10 +58,14 @@ impl Shared {
             let _settling = settling;
             let name = function.name.clone();
             let result = self.readiness(&function).await;
+            let optimized = match (&result, version) {
+                (Ok(()), Version::Number(_)) => self.snapshot_of(&function, version).await,
+                (Ok(()) | Err(_), _) => result.clone().map(|()| false),
+            };
             for attempt in 1..=WRITE_ATTEMPTS {
                 let settled = match version {
                     Version::Latest => self.settle(&function, result.clone()).await,
-                    Version::Number(number) => self.settle_version(&function, number, result.clone()).await,
+                    Version::Number(number) => self.settle_version(&function, number, optimized.clone()).await,
                 };
                 match settled {
                     Ok(()) => return,
@@ -88,6 +93,17 @@ impl Shared {
             RuntimeFamily::Provided => Ok(()),
             RuntimeFamily::Other => Err(not_offered(runtime)),
             RuntimeFamily::Python { .. } | RuntimeFamily::Node { .. } => self.find_interpreter(runtime).await,
+        }
+    }
+
+    /// Has a snapshot of an initialised version taken, if one is wanted; whether there is one now.
+    async fn snapshot_of(&self, function: &Function, version: Version) -> Result<bool, Reason> {
+        if !wants_snapshot(function) {
+            return Ok(false);
+        }
+        match self.spec(function, version) {
+            Some(spec) => (self.config.take_snapshot)(Arc::new(spec)).await,
+            None => Ok(false),
         }
     }
 

@@ -114,7 +114,7 @@ async fn update_code(
     if change.dry_run {
         let mut function = function;
         set_code(&mut function, shared.check_package(zip).await?, architecture);
-        return Ok(AtVersion { version: Version::Latest, function });
+        return Ok(AtVersion::latest(function));
     }
     let _upload = shared.uploads.read().await;
     let code = shared.keep_package(zip).await?;

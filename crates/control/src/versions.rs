@@ -1,6 +1,7 @@
 //! Publishing versions, reading and deleting them. A version is a frozen copy of `$LATEST` with a pool of instances of
 //! its own.
 
+use crate::snapshot::wants_snapshot;
 use crate::updates::may_update;
 use crate::{Error, Handle, Shared, new_revision_id, to_the_end};
 use model::function::{Config, LastUpdate, Reason, State};
@@ -17,11 +18,21 @@ pub struct AtVersion {
     pub version: Version,
     /// Its record.
     pub function: Function,
+    /// Whether its instances are restored from a snapshot (SnapStart).
+    pub optimized: bool,
+}
+
+impl AtVersion {
+    /// `$LATEST`.
+    pub fn latest(function: Function) -> AtVersion {
+        AtVersion { version: Version::Latest, function, optimized: false }
+    }
 }
 
 impl From<Published> for AtVersion {
     fn from(published: Published) -> AtVersion {
-        AtVersion { version: Version::Number(published.number), function: published.function }
+        let Published { number, function, optimized, .. } = published;
+        AtVersion { version: Version::Number(number), function, optimized }
     }
 }
 
@@ -50,7 +61,7 @@ impl Handle {
             Some(Qualifier::Alias(alias)) => self.alias(name, alias).await?.version,
         };
         match version {
-            Version::Latest => Ok(AtVersion { version, function: self.function(name).await? }),
+            Version::Latest => self.function(name).await.map(AtVersion::latest),
             Version::Number(number) => self.shared.read_version(name, number).await.map(AtVersion::from),
         }
     }
@@ -64,7 +75,7 @@ impl Handle {
         limit: usize,
     ) -> Result<(Vec<AtVersion>, bool), Error> {
         let function = self.function(name).await?;
-        let latest = after.is_none().then_some(AtVersion { version: Version::Latest, function });
+        let latest = after.is_none().then_some(AtVersion::latest(function));
         let wanted = name.clone();
         let numbered = self
             .shared
@@ -123,7 +134,7 @@ fn versions_of_all(
         }
         for (function, _) in page {
             let name = function.name.clone();
-            found.push(AtVersion { version: Version::Latest, function });
+            found.push(AtVersion::latest(function));
             numbered(&mut found, &name, 0)?;
             last = Some(name);
         }
@@ -152,6 +163,9 @@ async fn publish(shared: Arc<Shared>, name: FunctionName, wish: Publication) -> 
     let written = version.clone();
     shared.on_disk(move |store| store.registry().publish(&function, Expect::Revision(revision), &written)).await?;
     shared.show_version(&version);
+    if function_state::is_busy(&version.function) {
+        shared.clone().settle_later(&version.function, Version::Number(version.number));
+    }
     Ok(version.into())
 }
 
@@ -191,12 +205,12 @@ impl Shared {
         Ok(newest.filter(|version| version.is_copy_of(latest)))
     }
 
-    /// Makes a version of `$LATEST`, which gives it its number. It is Pending if `$LATEST` is being changed. Nothing is
-    /// written.
+    /// Makes a version of `$LATEST`, which gives it its number. It is Pending if `$LATEST` is being changed or a snapshot
+    /// is to be taken. Nothing is written.
     pub(crate) async fn freeze(&self, latest: &mut Function, description: Option<String>) -> Result<Published, Error> {
         let generation = self.on_disk(|store| store.registry().next_generation()).await?;
         latest.last_version += 1;
-        let (state, last_update) = match function_state::is_busy(latest) {
+        let (state, last_update) = match function_state::is_busy(latest) || wants_snapshot(latest) {
             true => function_state::created(),
             false => (State::Active, Some(LastUpdate::Successful)),
         };
@@ -212,15 +226,15 @@ impl Shared {
             last_version: 0,
             ..latest.clone()
         };
-        Ok(Published { number: latest.last_version, function, latest_description })
+        Ok(Published { number: latest.last_version, function, latest_description, optimized: false })
     }
 
-    /// Records the end of a version's transition.
+    /// Records the end of a version's transition, and whether it has a snapshot.
     pub(crate) async fn settle_version(
         &self,
         begun: &Function,
         number: u64,
-        result: Result<(), Reason>,
+        result: Result<bool, Reason>,
     ) -> Result<(), Error> {
         let _turn = self.writer.lock().await;
         let mut version = match self.read_version(&begun.name, number).await {
@@ -228,7 +242,8 @@ impl Shared {
             other => other?,
         };
         let same = version.function.revision_id == begun.revision_id;
-        if !same || function_state::completed(&mut version.function, result).is_err() {
+        version.optimized = result == Ok(true);
+        if !same || function_state::completed(&mut version.function, result.map(drop)).is_err() {
             return Ok(());
         }
         version.function.revision_id = new_revision_id();

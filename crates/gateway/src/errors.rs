@@ -47,6 +47,10 @@ pub enum Exception {
     Service,
     /// The server is going down; outside the service model.
     ServiceUnavailable,
+    /// A hook that runs after the restore of a snapshot failed.
+    SnapStart,
+    /// The restore of a snapshot took too long.
+    SnapStartTimeout,
     /// Throttled.
     TooManyRequests,
     /// No such operation, or one that Tidegate does not offer; outside the service model.
@@ -95,6 +99,8 @@ impl Exception {
             E::Serialization => ("SerializationException", 400, Lower, User),
             E::Service => ("ServiceException", 500, Upper, Service),
             E::ServiceUnavailable => ("ServiceUnavailableException", 503, Upper, Service),
+            E::SnapStart => ("SnapStartException", 400, Upper, User),
+            E::SnapStartTimeout => ("SnapStartTimeoutException", 408, Upper, User),
             E::TooManyRequests => ("TooManyRequestsException", 429, Lower, User),
             E::UnknownOperation => ("UnknownOperationException", 404, Upper, User),
             E::Validation => ("ValidationException", 400, Lower, Unsaid),
@@ -345,6 +351,14 @@ pub fn from_router(error: router::Error, arn: &FunctionArn, qualifier: Option<&Q
             ..Refusal::new(Exception::TooManyRequests, "Rate Exceeded.")
         },
         E::Draining => Refusal::new(Exception::ServiceUnavailable, "The server is shutting down."),
+        // The service model describes these two; AWS's words for them are not known.
+        E::RestoreHookFailed => Refusal::new(
+            Exception::SnapStart,
+            "A runtime hook after the restore of the snapshot failed. The function's log says more.",
+        ),
+        E::RestoreTimedOut => {
+            Refusal::new(Exception::SnapStartTimeout, "The snapshot could not be restored within the time limit.")
+        }
         E::Worker(_) => Refusal::platform(&error),
     }
 }

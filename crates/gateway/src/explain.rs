@@ -71,6 +71,8 @@ fn ran(told: &mut Explanation, report: &Report, worker_us: u64) {
         reason: start.reason.to_owned(),
         sandbox_us: start.sandbox_us,
         init_us: report.init_us.unwrap_or(0),
+        restored: report.restored,
+        without_snapshot: start.without_snapshot.map(str::to_owned),
         evicted: start.evicted,
     });
     let waited = met.waited.map(|wait| wait.reason);
@@ -87,7 +89,10 @@ fn word(error: &router::Error) -> &'static str {
     match error {
         router::Error::Throttled { .. } => "throttled",
         router::Error::Draining => "draining",
-        router::Error::NoRoute(_) | router::Error::Worker(_) => "failed",
+        router::Error::NoRoute(_)
+        | router::Error::RestoreHookFailed
+        | router::Error::RestoreTimedOut
+        | router::Error::Worker(_) => "failed",
     }
 }
 
@@ -97,6 +102,8 @@ fn reason(error: &router::Error) -> String {
         router::Error::Throttled { throttle, .. } => throttle.cause.text().to_owned(),
         router::Error::Draining => "the server is shutting down".to_owned(),
         router::Error::NoRoute(_) => "the function was changed meanwhile".to_owned(),
+        router::Error::RestoreHookFailed => "a hook after the restore of the snapshot failed".to_owned(),
+        router::Error::RestoreTimedOut => "the restore of the snapshot took too long".to_owned(),
         router::Error::Worker(_) => "the platform failed; its log says more".to_owned(),
     }
 }

@@ -69,7 +69,7 @@ pub async fn update_configuration(gateway: &Gateway, call: Call) -> Result<Answe
     let change = configuration::update(&call.body, &gateway.place, &gateway.limits)?;
     let arn = gateway.place.arn(&name, None);
     let function = gateway.control.update_config(&name, change).await.map_err(|error| from_control(error, &arn))?;
-    let updated = AtVersion { version: Version::Latest, function };
+    let updated = AtVersion::latest(function);
     Answer::of(200, &view::configuration(&updated, &gateway.place, None, Detail::Full))
 }
 
@@ -114,7 +114,7 @@ async fn list_latest(gateway: &Gateway, call: &Call, items: usize) -> Result<Ans
     let (functions, more) = listed.map_err(|error| Refusal::platform(&error))?;
     let next_marker = functions.last().filter(|_| more).map(|last| marker(last.name.as_str()));
     let show = |function: Function| {
-        let at = AtVersion { version: Version::Latest, function };
+        let at = AtVersion::latest(function);
         view::configuration(&at, &gateway.place, None, Detail::Listed)
     };
     Answer::of(200, &ListFunctions { next_marker, functions: functions.into_iter().map(show).collect() })

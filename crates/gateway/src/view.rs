@@ -69,9 +69,12 @@ fn show_echoed(shown: &mut FunctionConfiguration, at: &AtVersion) {
     shown.layers = echoed("Layers");
     shown.file_system_configs = echoed("FileSystemConfigs");
     shown.image_config_response = echoed("ImageConfig");
-    // No snapshot is taken, so the optimisation is off for versions too.
     let off = || json!({ "ApplyOn": "None", "OptimizationStatus": "Off" });
-    shown.snap_start = Some(echoed("SnapStart").unwrap_or_else(off));
+    let mut snap_start = echoed("SnapStart").unwrap_or_else(off);
+    if at.optimized {
+        snap_start["OptimizationStatus"] = "On".into();
+    }
+    shown.snap_start = Some(snap_start);
     shown.logging_config = Some(logging(echoed("LoggingConfig"), function));
     shown.tenancy_config = echoed("TenancyConfig");
     shown.capacity_provider_config = echoed("CapacityProviderConfig");

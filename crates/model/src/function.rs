@@ -158,6 +158,8 @@ pub struct Spec {
     pub instance_concurrency: u32,
     /// `/aws/lambda/<name>` unless configured.
     pub log_group: String,
+    /// Whether its instances are to be restored from a snapshot (SnapStart).
+    pub snap_start: bool,
 }
 
 impl Spec {

@@ -73,8 +73,10 @@ pub struct Report {
     pub duration_us: u64,
     /// Time from dispatch order to slot: waiting for an instance.
     pub queue_us: u64,
-    /// Init of the instance, when this invocation was its first.
+    /// Init of the instance, or its restore, when this invocation was its first.
     pub init_us: Option<u64>,
+    /// Whether the instance was restored from a snapshot, when this invocation was its first.
+    pub restored: bool,
     /// Peak memory of the instance so far.
     pub memory_used_mb: u32,
     /// How it came to its instance.
@@ -108,6 +110,8 @@ pub struct Start {
     pub sandbox_us: u64,
     /// Idle instances that were stopped to make room for it.
     pub evicted: u32,
+    /// Why it was not restored from a snapshot, if its version is to be.
+    pub without_snapshot: Option<&'static str>,
 }
 
 /// A wait for a slot.
@@ -143,6 +147,10 @@ pub enum Refusal {
     NoCapacity,
     /// The worker is shutting down, or the version is being replaced.
     Draining,
+    /// A hook that runs after the restore of a snapshot has failed.
+    RestoreHookFailed,
+    /// The restore of a snapshot, with its hooks, took too long.
+    RestoreTimedOut,
     /// The platform failed; for people.
     Failed {
         /// What went wrong.

@@ -57,6 +57,9 @@ pub struct Limits {
     pub instances: u32,
     /// Memory promised to instances on this machine, MB, ours; 0 means four fifths of the machine's.
     pub instances_memory_mb: u64,
+    /// Bytes of all snapshots of initialised versions (SnapStart) in memory, ours; beyond it the one that was used longest
+    /// ago is dropped, and taken again when its version is next started.
+    pub snapshot_bytes: u64,
     /// Invocations waiting for one version's instance, ours; beyond it they are throttled.
     pub waiting_per_version: usize,
     /// The longest time for which a function may let invocations wait for concurrency, ours; beyond it 400.
@@ -128,6 +131,7 @@ impl Default for Limits {
             log_files: 4,
             instances: 1_000,
             instances_memory_mb: 0,
+            snapshot_bytes: 1_073_741_824,
             waiting_per_version: 1_000,
             queue_ms_max: 60_000,
             queue_length_max: 1_000,

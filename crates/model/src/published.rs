@@ -15,6 +15,9 @@ pub struct Published {
     pub function: Function,
     /// `$LATEST`'s description then; the version's own may differ.
     pub latest_description: String,
+    /// Whether a snapshot of it was taken, so that its instances are restored from one (SnapStart).
+    #[serde(default)]
+    pub optimized: bool,
 }
 
 impl Published {

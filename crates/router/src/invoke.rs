@@ -50,6 +50,12 @@ pub enum Error {
     /// The server is shutting down.
     #[error("shutting down")]
     Draining,
+    /// A hook that runs after the restore of a snapshot failed.
+    #[error("a hook after the restore failed")]
+    RestoreHookFailed,
+    /// The restore of a snapshot took too long.
+    #[error("the restore took too long")]
+    RestoreTimedOut,
     /// The platform failed.
     #[error("the worker failed: {0}")]
     Worker(String),
@@ -203,6 +209,8 @@ impl Handle {
             Refusal::QueueFull => self.throttled(ACCOUNT, Cause::InstanceQueueFull),
             Refusal::NoCapacity => self.throttled(ACCOUNT, Cause::NoCapacity),
             Refusal::Draining => Error::Draining,
+            Refusal::RestoreHookFailed => Error::RestoreHookFailed,
+            Refusal::RestoreTimedOut => Error::RestoreTimedOut,
             Refusal::Failed { cause } => Error::Worker(cause),
         }
     }
@@ -282,6 +290,7 @@ pub(crate) mod tests {
             network: Network::None,
             instance_concurrency: 1,
             log_group: String::new(),
+            snap_start: false,
         };
         let targets = Targets::new(Target::Ready(Arc::new(spec)));
         Arc::new(Snapshot { functions: [(name(), Arc::new(targets))].into() })

@@ -8,6 +8,7 @@
 
 pub mod config;
 pub mod doctor;
+pub mod image;
 pub mod launcher;
 pub mod wire;
 

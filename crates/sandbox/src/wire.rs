@@ -116,6 +116,18 @@ pub fn send<M: Serialize>(
     }
 }
 
+/// Sends these bytes with these files, all at once or not at all: for sockets whose buffer is empty.
+pub fn send_bytes(socket: BorrowedFd<'_>, bytes: &[u8], files: &[BorrowedFd<'_>]) -> std::io::Result<()> {
+    let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if !control.push(SendAncillaryMessage::ScmRights(files)) {
+        return Err(std::io::ErrorKind::InvalidInput.into());
+    }
+    let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+    let sent = rustix::io::retry_on_intr(|| sendmsg(socket, &[IoSlice::new(bytes)], &mut control, flags))?;
+    if sent == bytes.len() { Ok(()) } else { Err(std::io::ErrorKind::WriteZero.into()) }
+}
+
 /// Receives one message with its files.
 pub fn receive<M: DeserializeOwned>(
     socket: BorrowedFd<'_>,

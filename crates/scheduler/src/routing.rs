@@ -73,6 +73,7 @@ mod tests {
             network: model::function::Network::Nat,
             instance_concurrency: 1,
             log_group: "/aws/lambda/f".into(),
+            snap_start: false,
         }))
     }
 

@@ -154,6 +154,7 @@ fn limits(mut section: Section<'_>, limits: &mut Limits) {
         log_files: 0..=1_000,
         instances: 1..=1_000_000,
         instances_memory_mb: 0..=MAX,
+        snapshot_bytes: 0..=MAX,
         waiting_per_version: 1..=MAX,
         queue_ms_max: 0..=MAX,
         queue_length_max: 0..=1_000_000,
@@ -423,7 +424,7 @@ mod tests {
                 limits.instances: must be at most 16383: a subnet of 16 bits has addresses for no more; give network.subnet fewer bits"#]],
         );
         // Each limit has a bound below which nothing works, unless none of it is a sensible wish.
-        let none = "log_tail_bytes log_files drain_ms environment_bytes client_context_bytes tags instances_memory_mb \
+        let none = "log_tail_bytes log_files drain_ms environment_bytes client_context_bytes tags instances_memory_mb snapshot_bytes \
                     inactive_after_days unreserved_concurrency_min \
                     queue_ms_max queue_length_max queued explained freeze_after_ms scaling_windows";
         let shown = format!("{:?}", Limits::default());

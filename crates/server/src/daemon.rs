@@ -5,7 +5,8 @@ use crate::log_writer;
 use crate::serve::Settings;
 use api::launcher::{Grade, Hello};
 use arc_swap::ArcSwap;
-use model::{Shares, Snapshot};
+use model::function::Reason;
+use model::{Shares, Snapshot, Spec};
 use prometheus_client::registry::Registry;
 use std::io::IsTerminal;
 use std::net::TcpListener;
@@ -146,6 +147,7 @@ fn control_config(
     let router = router.clone();
     let (in_use, last_invoked, retain) = (worker.clone(), worker.clone(), worker.clone());
     let (provision, provisioned, warm_up) = (worker.clone(), worker.clone(), worker.clone());
+    let snapshots = worker.clone();
     control::Config {
         account: settings.account.clone(),
         region: settings.region.clone(),
@@ -160,11 +162,28 @@ fn control_config(
             retain.expect(snapshot.ready().map(|spec| &**spec));
         }),
         interpreters: worker.interpreters(),
+        take_snapshot: Box::new(move |spec| Box::pin(take_snapshot(snapshots.clone(), spec))),
         in_use: Box::new(move |digest| in_use.in_use(digest)),
         last_invoked: Box::new(move |name| last_invoked.last_invoked(name)),
         provision: Box::new(move |spec, target| provision.provision(spec.clone(), target)),
         provisioned: Box::new(move |generation| provisioned.provisioned(generation).map(counts)),
         warm_up: Box::new(move |spec, count| warm_up.warm_up(spec.clone(), count)),
+    }
+}
+
+/// Whether a snapshot of a version that is being published was taken, or why the version has failed.
+async fn take_snapshot(worker: worker::Handle, spec: Arc<Spec>) -> Result<bool, Reason> {
+    match worker.take_snapshot(spec.clone()).await {
+        Ok(Ok(())) => Ok(true),
+        Ok(Err(why)) => {
+            tracing::info!(function = %spec.name(), version = %spec.version, why, "published without a snapshot");
+            Ok(false)
+        }
+        Err(failed) => {
+            let code = if failed.timed_out { "FunctionError.InitTimeout" } else { "FunctionError.RuntimeInitError" };
+            let text = format!("Init failed while the snapshot was taken: {}; the log says more.", failed.error_type);
+            Err(Reason { code: code.to_owned(), text })
+        }
     }
 }
 

@@ -1,9 +1,11 @@
 //! The worker's end of the channel to a managed runtime's shim.
 
+use api::channel::write_restore;
 use api::channel::{
     Answer, Assign, FrameError, Invoke, Kind, PREFIX_BYTES, read_answer, read_prefix, write_assign, write_invoke,
 };
 use bytes::{Buf, Bytes, BytesMut};
+use std::os::fd::{AsFd, BorrowedFd};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
@@ -73,6 +75,14 @@ impl Channel {
     /// Tells a guest that waits what its function is.
     pub async fn assign(&mut self, assign: &Assign<'_>) -> Result<(), Broken> {
         self.outgoing.stream.write_all(&write_assign(assign)).await.map_err(|_| Broken::Closed)
+    }
+
+    /// Tells a guest that waits to become the image in a file. The first frame of all: its buffer is empty.
+    pub async fn restore(&mut self, image: BorrowedFd<'_>) -> Result<(), Broken> {
+        let stream: &UnixStream = self.outgoing.stream.as_ref();
+        stream.writable().await.map_err(|_| Broken::Closed)?;
+        let send = || sandbox::wire::send_bytes(stream.as_fd(), &write_restore(), &[image]);
+        stream.try_io(tokio::io::Interest::WRITABLE, send).map_err(|_| Broken::Closed)
     }
 
     /// Waits for the next frame.

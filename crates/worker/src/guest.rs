@@ -4,6 +4,7 @@ use crate::link::Link;
 use crate::logs::InstanceLog;
 use crate::outcomes::Ending;
 use crate::runtime_api::{Handover, Served};
+use crate::snapstart::Why;
 use api::launcher::{ExitStatus, MemorySource};
 use bytes::Bytes;
 use model::invocation::Invocation;
@@ -34,8 +35,10 @@ pub struct Instance {
     pub log: Arc<InstanceLog>,
     /// Set once, when it has ended.
     pub exit: watch::Receiver<Option<Exit>>,
-    /// What Init took.
+    /// What Init took, or the restore.
     pub init_us: u64,
+    /// Whether it was restored from a snapshot, or why not; `None` if its version is not to be.
+    pub snapshot: Option<Result<(), Why>>,
     /// What its room and its sandbox took before.
     pub sandbox_us: u64,
     /// Idle instances that were stopped to make room for it.

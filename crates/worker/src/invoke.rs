@@ -144,7 +144,8 @@ impl Run {
         let memory_used_mb = on.memory.peak_mb_after(duration, now_ms(), &on.exit);
         let (duration_us, met) = (duration.as_micros() as u64, told::met(why, slot.pool_id, on));
         slot.shared.metrics.met(&met);
-        let report = Report { duration_us, queue_us, init_us, memory_used_mb, met, ended: None };
+        let restored = first && on.snapshot == Some(Ok(()));
+        let report = Report { duration_us, queue_us, init_us, restored, memory_used_mb, met, ended: None };
         let completed = complete(&slot.shared, &invocation, &on.log, result, report);
         // Given back first: whoever has the answer may send the next invocation at once.
         drop(held);
@@ -237,6 +238,8 @@ fn not_started(
 ) -> Result<Completed, Refusal> {
     let (ending, log, init_us, memory_used_mb) = match failure {
         Failure::Full => return Err(Refusal::NoCapacity),
+        Failure::RestoreHook => return Err(Refusal::RestoreHookFailed),
+        Failure::RestoreTimedOut => return Err(Refusal::RestoreTimedOut),
         Failure::Platform { cause } => return Err(Refusal::Failed { cause: cause.clone() }),
         Failure::Function { ending, log, init_us, memory_mb } => (ending, log, *init_us, *memory_mb),
     };
@@ -315,6 +318,10 @@ fn report_line(invocation: &Invocation, report: &Report, status: &str) -> String
     let init_us = report.init_us.unwrap_or(0);
     let billed_ms = (report.duration_us + init_us).div_ceil(1_000);
     let init = match report.init_us {
+        Some(us) if report.restored => {
+            let billed_ms = us.div_ceil(1_000);
+            format!("Restore Duration: {:.2} ms\tBilled Restore Duration: {billed_ms} ms\t", us as f64 / 1_000.0)
+        }
         Some(init_us) => format!("Init Duration: {:.2} ms\t", init_us as f64 / 1_000.0),
         None => String::new(),
     };

@@ -118,7 +118,9 @@ fn take(frame: Frame, exchanges: &Mutex<Exchanges>, log: &InstanceLog) -> Result
             let ending = Ending::Reported { error_type: frame.answer.error_type, payload: frame.body };
             if frame.answer.exiting { Answer::Last(ending) } else { Answer::Ended(ending) }
         }
-        Kind::Invoke | Kind::Ready | Kind::InitError | Kind::Assign => return Err(Broken::Garbage),
+        Kind::Invoke | Kind::Ready | Kind::InitError | Kind::Assign | Kind::Image | Kind::Restore => {
+            return Err(Broken::Garbage);
+        }
     };
     let waiter = lock(exchanges).waiting.remove(frame.answer.id.as_str()).ok_or(Broken::Garbage)?;
     // The waiter may have given up: its time was over.
@@ -158,6 +160,7 @@ mod tests {
             network: Network::None,
             instance_concurrency: 8,
             log_group: String::new(),
+            snap_start: false,
         })
     }
 

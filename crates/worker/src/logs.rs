@@ -98,6 +98,17 @@ impl InstanceLog {
         tail
     }
 
+    /// Adds a line of the platform's own, between invocations.
+    pub fn say(&self, line: String) {
+        let mut collector = self.lock();
+        self.read(&mut collector, |bytes| (&self.direct).read(bytes));
+        let mut text = std::mem::take(&mut collector.shared);
+        collector.end_line(&mut text);
+        collector.platform_line(&mut text, line);
+        collector.shared = text;
+        self.flush(&mut collector);
+    }
+
     /// The guest never had the invocation.
     pub fn forget(&self, id: &InvocationId) {
         if let Some(several) = &mut self.lock().several {

@@ -4,6 +4,7 @@ use crate::budget::Budget;
 use crate::guest::{Exit, Instance};
 use crate::launches::{Launches, Started};
 use crate::metrics::Metrics;
+use crate::snapstart::Snapshots;
 use crate::versions::Versioned;
 use api::launcher::{EXPECTED_MAX, Event, Hello, InstanceKind, Interpreter, Request};
 use arc_swap::ArcSwap;
@@ -82,6 +83,8 @@ pub(crate) struct Shared {
     pub budget: Budget,
     pub versions: ArcSwap<HashMap<Generation, Arc<Versioned>>>,
     pub launches: Launches,
+    /// Images of initialised guests, by version.
+    pub snapshots: Snapshots,
     pub metrics: Metrics,
     /// The right to read large bodies from guests.
     pub large_bodies: Arc<Semaphore>,
@@ -105,6 +108,7 @@ impl Service {
         let (interpreters, interpreters_seen) = watch::channel(None);
         let shared = Arc::new(Shared {
             budget: Budget::new(&config.limits, config.memory_mb_machine),
+            snapshots: Snapshots::new(config.limits.snapshot_bytes),
             limits: config.limits,
             region: config.region,
             keep_alive: config.keep_alive,
@@ -317,6 +321,7 @@ impl Handle {
 
     /// Winds up every version that is not among `current`: who waits is served, idle instances stop.
     pub fn retain(&self, current: HashSet<Generation>) {
+        self.shared.snapshots.retain(&current);
         let replaced: Vec<Arc<Versioned>> = {
             let mut known = self.shared.current.lock().unwrap_or_else(PoisonError::into_inner);
             let versions = self.shared.versions.load();

@@ -1,28 +1,30 @@
 //! Starting an instance: room, sandbox, Init, and one more try as Lambda gives it.
 
 use crate::budget::Room;
-use crate::channel::{Broken, Channel};
+use crate::channel::{Broken, Channel, Frame};
 use crate::environment::{Surroundings, compose};
-use crate::guest::{Instance, Life, Memory, Talk, exited, gone};
+use crate::guest::{Exit, Instance, Life, Memory, Talk, exited, gone};
 use crate::launches::Launch;
 use crate::link::Link;
 use crate::logs::InstanceLog;
 use crate::outcomes::Ending;
 use crate::runtime_api::{Served, Session};
 use crate::service::Shared;
+use crate::snapstart::{self, Why};
 use crate::versions::Versioned;
-use api::channel::{Assign, Kind};
+use api::channel::{Answer, Assign, Kind};
 use api::launcher::{InstanceKind, Network, Program, STAGE_ENTRYPOINT, STAGE_FULL, STAGE_LOST, Start};
 use model::{RuntimeFamily, Spec};
+use sandbox::image::Image;
 use scheduler::instance::{Event as Move, State};
 use scheduler::lifetimes::{AfterFailedInit, InitLimits, Initialization, after_failed_init, init_limit_ms};
 use scheduler::pool::{Event, Gone, InstanceId, Refusal};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use time::OffsetDateTime;
 use tokio::net::{TcpListener, UnixStream};
-use tokio::sync::Mutex as AsyncMutex;
+use tokio::sync::{Mutex as AsyncMutex, watch};
 
 /// Why no instance came of a start.
 pub enum Failure {
@@ -37,6 +39,10 @@ pub enum Failure {
         /// Its peak.
         memory_mb: u32,
     },
+    /// A hook that runs after the restore of a snapshot failed; its log says how.
+    RestoreHook,
+    /// The restore of a snapshot, with its hooks, took too long.
+    RestoreTimedOut,
     /// The launcher has no place left.
     Full,
     /// Ours.
@@ -51,7 +57,7 @@ impl Failure {
     fn may_pass(&self) -> bool {
         match self {
             Failure::Function { ending, .. } => !matches!(ending, Ending::InvalidEntrypoint { .. }),
-            Failure::Full | Failure::Platform { .. } => false,
+            Failure::RestoreHook | Failure::RestoreTimedOut | Failure::Full | Failure::Platform { .. } => false,
         }
     }
 
@@ -59,6 +65,8 @@ impl Failure {
     pub fn text(&self) -> &str {
         match self {
             Failure::Function { ending, .. } => ending.error_type(),
+            Failure::RestoreHook => "a hook after the restore failed",
+            Failure::RestoreTimedOut => "the restore took too long",
             Failure::Full => "no place left",
             Failure::Platform { cause } => cause,
         }
@@ -67,7 +75,7 @@ impl Failure {
     /// The pool's word for it.
     pub fn cause(&self) -> Gone {
         match self {
-            Failure::Function { .. } => Gone::InitFailed,
+            Failure::Function { .. } | Failure::RestoreHook | Failure::RestoreTimedOut => Gone::InitFailed,
             Failure::Full | Failure::Platform { .. } => Gone::StartFailed,
         }
     }
@@ -92,6 +100,7 @@ pub async fn start(shared: Arc<Shared>, version: Arc<Versioned>, pool_id: Instan
         Some(Ok(instance)) => {
             shared.launches.settle(instance.id);
             let instance = Arc::new(instance);
+            snapstart::take_later(&shared, &version.spec);
             tokio::spawn(watch(shared.clone(), version.clone(), pool_id, instance.clone()));
             version.ready(&shared, pool_id, instance);
         }
@@ -148,12 +157,33 @@ async fn attempts(
     let limits = InitLimits::of(initialization, shared.limits.init_ms, version.spec.timeout_ms);
     let mut attempt = 1;
     let mut limit_ms = init_limit_ms(attempt, limits);
+    let restored = version.spec.snap_start && initialization == Initialization::OnDemand;
+    let mut snapshot = restored.then(|| shared.snapshots.image(version.spec.generation));
     loop {
         let time = Duration::from_millis(limit_ms);
-        let failure = match attempt_once(shared, &version.spec, initialization, time, room).await {
-            Ok(instance) => return Ok(instance),
+        let wish = match &snapshot {
+            Some(Ok(image)) => Wish::Become(image.clone()),
+            Some(Err(_)) | None => Wish::Run,
+        };
+        let failure = match attempt_once(shared, &version.spec, initialization, time, room, wish).await {
+            Ok(mut instance) => {
+                if let (None, Some(Err(why))) = (instance.snapshot, snapshot) {
+                    instance.snapshot = Some(Err(why));
+                }
+                return Ok(instance);
+            }
             Err(failure) => failure,
         };
+        if let Some(Ok(_)) = &snapshot {
+            match of_restore(failure) {
+                Some(failure) => return Err(failure),
+                None => {
+                    shared.snapshots.lost(version.spec.generation, Why::Broken);
+                    snapshot = Some(Err(Why::Broken));
+                    continue;
+                }
+            }
+        }
         if !failure.may_pass() {
             return Err(failure);
         }
@@ -176,18 +206,22 @@ async fn attempt_once(
     initialization: Initialization,
     time: Duration,
     room: &Arc<Room>,
+    wish: Wish,
 ) -> Result<Instance, Failure> {
     if spec.runtime.family() != RuntimeFamily::Provided {
-        let mut interpreters = shared.interpreters.clone();
-        let searched = tokio::time::timeout(INTERPRETERS_WAIT, interpreters.wait_for(Option::is_some)).await;
-        searched.map_err(|_| platform("the launcher has not said which runtimes there are"))?.map_err(platform)?;
+        wait_for_interpreters(shared).await?;
     }
-    let launched = launch(shared, spec, initialization, room.clone()).await?;
+    let launched = launch(shared, spec, initialization, room.clone(), wish).await?;
     let begun = Instant::now();
     let result = tokio::time::timeout(time, launched.init()).await;
     let init_us = begun.elapsed().as_micros() as u64;
     let ending = match result {
-        Ok(Ok(())) => return Ok(launched.instance(init_us)),
+        Ok(Ok(restored)) => {
+            if let Some(Err(why)) = restored {
+                shared.snapshots.lost(spec.generation, why);
+            }
+            return Ok(launched.instance(init_us, restored));
+        }
         Ok(Err(ending)) => ending,
         Err(_) => Ending::TimedOut,
     };
@@ -199,16 +233,45 @@ async fn attempt_once(
     Err(Failure::Function { ending, log: launched.log.clone(), init_us, memory_mb })
 }
 
+/// What follows from a failure of a guest that was to become an image; `None`: the image is no good.
+fn of_restore(failure: Failure) -> Option<Failure> {
+    match failure {
+        Failure::Function { ending: Ending::Reported { .. }, .. } => Some(Failure::RestoreHook),
+        Failure::Function { ending: Ending::TimedOut, .. } => Some(Failure::RestoreTimedOut),
+        Failure::Function { .. } => None,
+        failure => Some(failure),
+    }
+}
+
+/// Managed runtimes start only after the launcher has looked for interpreters.
+pub async fn wait_for_interpreters(shared: &Shared) -> Result<(), Failure> {
+    let mut interpreters = shared.interpreters.clone();
+    let searched = tokio::time::timeout(INTERPRETERS_WAIT, interpreters.wait_for(Option::is_some)).await;
+    searched.map_err(|_| platform("the launcher has not said which runtimes there are"))?.map_err(platform)?;
+    Ok(())
+}
+
 fn platform(error: impl std::fmt::Display) -> Failure {
     Failure::Platform { cause: error.to_string() }
 }
 
+/// What a guest that waits is told to do with its function.
+pub enum Wish {
+    /// Initialise it and serve.
+    Run,
+    /// Become this image of it and serve.
+    Become(Arc<Image>),
+    /// Initialise it, send its image, and end.
+    Write,
+}
+
 /// Asks the launcher for a sandbox and takes hold of its ends.
-async fn launch(
+pub async fn launch(
     shared: &Arc<Shared>,
     spec: &Spec,
     initialization: Initialization,
     room: Arc<Room>,
+    wish: Wish,
 ) -> Result<Launched, Failure> {
     let log_stream = log_stream(spec);
     let mut sandboxes = 1;
@@ -245,10 +308,7 @@ async fn launch(
         RuntimeFamily::Python { .. } | RuntimeFamily::Node { .. } | RuntimeFamily::Other => {
             let mut channel = open_channel(first, shared).map_err(platform)?;
             if started.waits {
-                let environment = environment.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
-                let assign = Assign { environment, open_files: limits.0, processes: limits.1 };
-                // A guest that is gone already shows that by its end.
-                let _ = channel.assign(&assign).await;
+                assign(&mut channel, &environment, limits, &wish, &log).await;
             }
             How::Channel(AsyncMutex::new(channel))
         }
@@ -256,7 +316,26 @@ async fn launch(
     let memory = Memory::new(started.memory, files.next().map(std::fs::File::from));
     let life = Life::at(State::Starting);
     life.advance(Move::Launched);
-    Ok(Launched { launch, how, memory, log, life })
+    let asked = matches!(wish, Wish::Become(_));
+    Ok(Launched { launch, how, memory, log, life, asked, waits: started.waits })
+}
+
+/// Gives a guest that waits its function.
+async fn assign(
+    channel: &mut Channel,
+    environment: &[(String, String)],
+    (open_files, processes): (u32, u32),
+    wish: &Wish,
+    log: &InstanceLog,
+) {
+    let environment = environment.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
+    let assign = Assign { environment, open_files, processes, snapshot: matches!(wish, Wish::Write) };
+    if let Wish::Become(image) = wish {
+        log.say("RESTORE_START".to_owned());
+        let _ = channel.restore(image.as_fd()).await;
+    }
+    // A guest that is gone already shows that by its end.
+    let _ = channel.assign(&assign).await;
 }
 
 fn open_log(
@@ -334,12 +413,17 @@ fn log_stream(spec: &Spec) -> String {
 }
 
 /// A sandbox whose guest is in its Init.
-struct Launched {
+pub struct Launched {
     launch: Launch,
     how: How,
     memory: Memory,
-    log: Arc<InstanceLog>,
+    /// Its log.
+    pub log: Arc<InstanceLog>,
     life: Life,
+    /// Whether the guest was to become an image.
+    asked: bool,
+    /// Whether it was up before it had a function.
+    pub waits: bool,
 }
 
 enum How {
@@ -348,11 +432,11 @@ enum How {
 }
 
 impl Launched {
-    /// Waits for the end of Init.
-    async fn init(&self) -> Result<(), Ending> {
+    /// Waits for the end of Init; whether the guest has become the image that it was given, if it was.
+    async fn init(&self) -> Result<Option<Result<(), Why>>, Ending> {
         match &self.how {
-            How::Channel(channel) => match channel.lock().await.receive().await {
-                Ok(frame) if frame.kind == Kind::Ready => Ok(()),
+            How::Channel(_) => match self.receive().await {
+                Ok(frame) if frame.kind == Kind::Ready => Ok(self.restored(&frame.answer)),
                 Ok(frame) if frame.kind == Kind::InitError => {
                     Err(Ending::Reported { error_type: frame.answer.error_type, payload: frame.body })
                 }
@@ -361,14 +445,41 @@ impl Launched {
             },
             How::RuntimeApi(session) => {
                 tokio::select! {
-                    result = session.session.initialised() => result,
+                    result = session.session.initialised() => result.map(|()| None),
                     ending = gone(self.launch.exit()) => Err(ending),
                 }
             }
         }
     }
 
-    fn instance(self, init_us: u64) -> Instance {
+    fn restored(&self, ready: &Answer) -> Option<Result<(), Why>> {
+        match (self.asked, self.waits, ready.restored) {
+            (false, _, _) => None,
+            (true, _, true) => Some(Ok(())),
+            (true, true, false) => Some(Err(snapstart::refused(&ready.reason))),
+            // The zygote is not up; the image may be good.
+            (true, false, false) => Some(Err(Why::Zygote)),
+        }
+    }
+
+    /// The next frame of a guest with a channel.
+    pub async fn receive(&self) -> Result<Frame, Broken> {
+        match &self.how {
+            How::Channel(channel) => channel.lock().await.receive().await,
+            How::RuntimeApi(_) => Err(Broken::Garbage),
+        }
+    }
+
+    /// How it ends.
+    pub fn exit(&self) -> watch::Receiver<Option<Exit>> {
+        self.launch.exit()
+    }
+
+    fn instance(self, init_us: u64, snapshot: Option<Result<(), Why>>) -> Instance {
+        if snapshot.is_some() {
+            let status = if snapshot == Some(Ok(())) { "" } else { "\tStatus: error" };
+            self.log.say(format!("RESTORE_REPORT Restore Duration: {:.2} ms{status}", init_us as f64 / 1_000.0));
+        }
         self.life.advance(Move::InitDone);
         let exit = self.launch.exit();
         let talk = match self.how {
@@ -377,6 +488,6 @@ impl Launched {
         };
         let id = self.launch.keep();
         let (log, memory, life) = (self.log, self.memory, self.life);
-        Instance { id, log, exit, init_us, sandbox_us: 0, evicted: 0, talk, memory, life }
+        Instance { id, log, exit, init_us, snapshot, sandbox_us: 0, evicted: 0, talk, memory, life }
     }
 }

@@ -12,7 +12,8 @@ pub fn met(why: Dispatched, pool_id: InstanceId, on: &Instance) -> Met {
     let cold = match why.cold {
         Cold::Warm => None,
         Cold::FirstUse { reason } => {
-            Some(Start { reason: reason.text(), sandbox_us: on.sandbox_us, evicted: on.evicted })
+            let without_snapshot = on.snapshot.and_then(Result::err).map(|why| why.text());
+            Some(Start { reason: reason.text(), sandbox_us: on.sandbox_us, evicted: on.evicted, without_snapshot })
         }
     };
     let waited = match why.waited {
@@ -45,6 +46,9 @@ pub fn fields(queued_us: u64, met: &Met) -> String {
     if let Some(start) = met.cold {
         field(&mut text, format_args!("Cold Start: {}", start.reason));
         field(&mut text, format_args!("Sandbox Duration: {:.2} ms", ms(start.sandbox_us)));
+        if let Some(why) = start.without_snapshot {
+            field(&mut text, format_args!("Without Snapshot: {why}"));
+        }
         if start.evicted > 0 {
             field(&mut text, format_args!("Evicted: {}", start.evicted));
         }
@@ -80,11 +84,18 @@ mod tests {
         let wait = Wait { us: 3_204, reason: Waited::ForSlot { us: 3_204 }.text() };
         check(0, Met { waited: Some(wait), ..used }, "Queued: 3.20 ms (waited for a freed slot)\t");
         check(12_000, used, "Throttle Wait: 12.00 ms (concurrency was used up)\t");
-        let start = Start { reason: "the version had no instance", sandbox_us: 900, evicted: 0 };
+        let start =
+            Start { reason: "the version had no instance", sandbox_us: 900, evicted: 0, without_snapshot: None };
         check(
             0,
             Met { cold: Some(start), ..used },
             "Cold Start: the version had no instance\tSandbox Duration: 0.90 ms\t",
+        );
+        let plain = Some(Start { without_snapshot: Some("why"), ..start });
+        check(
+            0,
+            Met { cold: plain, ..used },
+            "Cold Start: the version had no instance\tSandbox Duration: 0.90 ms\tWithout Snapshot: why\t",
         );
         let evicting = Some(Start { evicted: 2, ..start });
         check(

@@ -15,10 +15,14 @@ ERROR = 4
 INIT_ERROR = 5
 ASSIGN = 6
 LOG = 7
+IMAGE = 8
+RESTORE = 9
 
 # A payload of 6 MiB, a client context and a header; anything longer is not from our daemon.
 FRAME_BYTES_MAX = 8 * 1024 * 1024
 READ_BYTES = 64 * 1024
+# Open files beside a frame, at most.
+FILES_MAX = 4
 
 # Total length of what follows, kind, length of the header.
 _PREFIX = Struct("<IBI")
@@ -62,6 +66,24 @@ class Channel:
         frame = start if len(start) == total_bytes + 4 else self._rest_of_frame(start, total_bytes + 4)
         body_at = _PREFIX.size + header_bytes
         return kind, _header(frame[_PREFIX.size : body_at]), frame[body_at:]
+
+    def receive_first(self):
+        """The first frame of all, with the files that come beside it: `(kind, header, body, files)`, or None."""
+        import array
+        import socket
+
+        files = array.array("i")
+        with socket.socket(fileno=os.dup(self._fd)) as stream:
+            self._ahead, beside, _flags, _address = stream.recvmsg(READ_BYTES, socket.CMSG_SPACE(FILES_MAX * files.itemsize))
+        for level, kind, octets in beside:
+            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+                files.frombytes(octets[: len(octets) - len(octets) % files.itemsize])
+        frame = self.receive() if self._ahead else None
+        return frame and (*frame, files.tolist())
+
+    def revive(self):
+        """In a process that has become the image of another, and has this channel at the same number."""
+        self._pid, self._ahead = os.getpid(), b""
 
     def send(self, kind, header, body):
         """Sends one frame; raises `OSError` when the daemon is gone."""

@@ -31,7 +31,9 @@ def main(search_path):
 
 def prepare():
     """Loads what the shim itself may need later, for a zygote: each guest would load it again."""
-    from . import faults, logformat  # noqa: F401
+    from . import faults, image, logformat, snapstart  # noqa: F401
+
+    image.reserve()
 
 
 def rehearse(search_path):
@@ -68,18 +70,41 @@ class _Nowhere:
 
 def serve_when_assigned(search_path):
     """Runs a guest that a zygote has forked: its function comes as the first frame."""
+    from . import snapstart
+
     link = channel.Channel()
+    frame = link.receive_first()
+    if frame is None:
+        os._exit(0)
+    kind, header, _, files = frame
+    if kind == channel.RESTORE:
+        # Returns only where the image cannot be used; then this is a guest like any other.
+        _ready["reason"] = snapstart.restore(files)
+        header = assignment(link)
+    elif kind != channel.ASSIGN:
+        raise channel.MalformedFrame("unexpected kind %d" % kind)
+    take_over(header)
+    if header.get("snapshot"):
+        snapstart.take(link, search_path)
+    _run(link, search_path)
+
+
+# The header of READY.
+_ready = {}
+
+
+def assignment(link):
+    """The header of the frame that brings the function."""
     frame = link.receive()
     if frame is None:
         os._exit(0)
     kind, header, _ = frame
     if kind != channel.ASSIGN:
         raise channel.MalformedFrame("unexpected kind %d" % kind)
-    _take_over(header)
-    _run(link, search_path)
+    return header
 
 
-def _take_over(assignment):
+def take_over(assignment):
     """Makes the process what it would be if it had been started for this function."""
     import resource
     import time
@@ -98,13 +123,18 @@ def _take_over(assignment):
     console.configure()
 
 
-def _run(link, search_path):
+def begin(search_path):
+    """Makes the process what user code expects."""
     console.open_unbuffered()
     imports.prefer_standard_library(search_path[1:])
     search_path[:1] = _user_folders(os.environ["LAMBDA_TASK_ROOT"])
+
+
+def _run(link, search_path):
+    begin(search_path)
     try:
         # Chosen first: user code may hold on to the streams that it finds.
-        serve = _way_to_serve(link)
+        serve = way_to_serve(link)
         serve(link, _init(link))
     except (OSError, channel.MalformedFrame) as error:
         # Without the daemon nobody hears an answer; its log may still be read.
@@ -112,7 +142,7 @@ def _run(link, search_path):
     os._exit(1)
 
 
-def _way_to_serve(link):
+def way_to_serve(link):
     """One invocation after the other, or several at a time if the function is configured so."""
     slots = os.environ.get("AWS_LAMBDA_MAX_CONCURRENCY", "1")
     if not slots.isdigit() or int(slots) < 2:
@@ -135,12 +165,12 @@ def _init(link):
     except (SystemExit, KeyboardInterrupt):
         raise
     except BaseException as error:
-        failure = _failure(error, "")
+        failure = failure_of(error, "")
         console.flush()
         link.send(channel.INIT_ERROR, {"type": failure["errorType"][:ERROR_TYPE_CHARS_MAX]}, jsontext.encode(failure))
         os._exit(1)
     console.flush()
-    link.send(channel.READY, {}, b"")
+    link.send(channel.READY, _ready, b"")
     return handler
 
 
@@ -253,7 +283,7 @@ def ok_answer(result):
 
 def error_answer(error, request_id):
     """Logs a failure; kind, error type and body of the answer that tells of it."""
-    failure = _failure(error, request_id)
+    failure = failure_of(error, request_id)
     return _bounded(channel.ERROR, failure["errorType"], jsontext.encode(failure))
 
 
@@ -308,7 +338,7 @@ def _marshal(result):
         raise Fault("Runtime.MarshalError", "Unable to marshal response: %s" % error) from error
 
 
-def _failure(error, request_id):
+def failure_of(error, request_id):
     """Logs the failure as Lambda does and gives its error object."""
     from . import faults
 

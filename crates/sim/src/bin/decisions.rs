@@ -175,5 +175,6 @@ fn spec(name: FunctionName, generation: Generation) -> Result<Spec, Box<dyn std:
         network: Network::Nat,
         instance_concurrency: 1,
         log_group: "/aws/lambda/f".into(),
+        snap_start: false,
     })
 }

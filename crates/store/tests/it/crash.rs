@@ -73,7 +73,7 @@ fn publish_next(store: &Store, text: &str, digest: Digest) {
     }
     made.last_version += 1;
     let number = made.last_version;
-    let version = Published { number, function: made.clone(), latest_description: String::new() };
+    let version = Published { number, function: made.clone(), latest_description: String::new(), optimized: false };
     registry.publish(&made, Expect::Any, &version).unwrap();
     let alias = Alias {
         function: made.name,

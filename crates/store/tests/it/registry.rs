@@ -227,7 +227,12 @@ proptest! {
 }
 
 fn published(text: &str, number: u64) -> Published {
-    Published { number, function: function(text, Digest([number as u8; 32])), latest_description: String::new() }
+    Published {
+        number,
+        function: function(text, Digest([number as u8; 32])),
+        latest_description: String::new(),
+        optimized: false,
+    }
 }
 
 fn alias(text: &str, alias: &str) -> Alias {

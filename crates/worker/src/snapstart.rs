@@ -1,0 +1,381 @@
+//! SnapStart: a version is initialised once, its guest's memory is kept as an image, and further guests become that image
+//! instead of initialising. What is in an image is the guests' business; here it is bytes, kept by version.
+
+use crate::channel::Broken;
+use crate::guest::exited;
+use crate::outcomes::Ending;
+use crate::service::{Handle, Shared};
+use crate::start::{Failure, Launched, Wish, launch, wait_for_interpreters};
+use api::channel::Kind;
+use model::{Generation, RuntimeFamily, Spec};
+use sandbox::image::{Growing, Image};
+use scheduler::lifetimes::{InitLimits, Initialization};
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Images of a version that may turn out useless one after the other before it does without.
+const FAILURES_MAX: u32 = 3;
+/// How often a guest that can be written down is asked for: the runtime's zygote may still come up.
+const GUESTS_MAX: u32 = 20;
+/// Pause before the next.
+const GUEST_PAUSE: Duration = Duration::from_millis(500);
+/// How long the image of a version is kept that is not yet among those that may be invoked: it is being published.
+const UNPUBLISHED_KEPT: Duration = Duration::from_secs(300);
+/// Bytes that an image may have beyond the function's memory: its index, and pages that are there twice.
+const SLACK_BYTES: u64 = 64 << 20;
+
+/// Why an instance is not restored from a snapshot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Why {
+    /// None has been taken yet, or it was dropped.
+    None,
+    /// Threads ran.
+    Threads,
+    /// Processes ran.
+    Processes,
+    /// A file was open that cannot be opened again.
+    Files,
+    /// Memory was shared, or mapped from a file that is gone.
+    Memory,
+    /// The image would be too large.
+    Size,
+    /// `/tmp` held too much.
+    Tmp,
+    /// The snapshot fits a zygote that is gone.
+    Zygote,
+    /// The guest ended while it was restored.
+    Broken,
+    /// This machine, or this runtime, cannot do it.
+    Platform,
+}
+
+impl Why {
+    /// The guest's word for it.
+    fn from_word(word: &str) -> Why {
+        match word {
+            "threads" => Why::Threads,
+            "processes" => Why::Processes,
+            "files" => Why::Files,
+            "memory" => Why::Memory,
+            "size" => Why::Size,
+            "tmp" => Why::Tmp,
+            "zygote" => Why::Zygote,
+            _ => Why::Platform,
+        }
+    }
+
+    /// For people; the same from release to release.
+    pub fn text(self) -> &'static str {
+        match self {
+            Why::None => "no snapshot has been taken yet",
+            Why::Threads => "Init leaves threads running",
+            Why::Processes => "Init leaves processes running",
+            Why::Files => "Init leaves a file open that cannot be opened again",
+            Why::Memory => "Init leaves memory that is shared or whose file is gone",
+            Why::Size => "the snapshot is too large",
+            Why::Tmp => "Init leaves too much in /tmp",
+            Why::Zygote => "the runtime was restarted since the snapshot was taken",
+            Why::Broken => "the snapshot could not be restored",
+            Why::Platform => "this machine cannot take snapshots of the function",
+        }
+    }
+
+    /// Whether another snapshot could be better.
+    fn may_pass(self) -> bool {
+        match self {
+            Why::None | Why::Zygote | Why::Broken => true,
+            Why::Threads | Why::Processes | Why::Files | Why::Memory | Why::Size | Why::Tmp | Why::Platform => false,
+        }
+    }
+}
+
+/// The images of all versions.
+#[derive(Debug)]
+pub struct Snapshots {
+    entries: Mutex<HashMap<Generation, Entry>>,
+    bytes_max: u64,
+}
+
+#[derive(Debug)]
+struct Entry {
+    state: State,
+    /// Whether it has been among the versions that may be invoked.
+    published: bool,
+    used: Instant,
+    failures: u32,
+}
+
+#[derive(Debug)]
+enum State {
+    /// The next start has one taken.
+    Wanted(Why),
+    Taking,
+    Kept(Arc<Image>),
+    Refused(Why),
+}
+
+impl Snapshots {
+    /// None yet; together they have so many bytes at most.
+    pub fn new(bytes_max: u64) -> Snapshots {
+        Snapshots { entries: Mutex::default(), bytes_max }
+    }
+
+    /// The image of a version, or why there is none.
+    pub fn image(&self, of: Generation) -> Result<Arc<Image>, Why> {
+        let mut entries = self.lock();
+        let Some(entry) = entries.get_mut(&of) else { return Err(Why::None) };
+        entry.used = Instant::now();
+        match &entry.state {
+            State::Kept(image) => Ok(image.clone()),
+            State::Taking => Err(Why::None),
+            State::Wanted(why) | State::Refused(why) => Err(*why),
+        }
+    }
+
+    /// Keeps only versions that may be invoked, and those that are being published.
+    pub fn retain(&self, current: &HashSet<Generation>) {
+        self.lock().retain(|of, entry| {
+            let is_current = current.contains(of);
+            entry.published |= is_current;
+            is_current || (!entry.published && entry.used.elapsed() < UNPUBLISHED_KEPT)
+        });
+    }
+
+    /// An image turned out useless, for this reason.
+    pub fn lost(&self, of: Generation, why: Why) {
+        if let Some(entry) = self.lock().get_mut(&of) {
+            entry.failures += u32::from(why != Why::Zygote);
+            let again = why.may_pass() && entry.failures < FAILURES_MAX;
+            entry.state = if again { State::Wanted(why) } else { State::Refused(why) };
+        }
+    }
+
+    /// Whether one is to be taken now; then nobody else takes one until [`Snapshots::end`].
+    fn begin(&self, of: Generation) -> bool {
+        let mut entries = self.lock();
+        let new = || Entry { state: State::Wanted(Why::None), published: false, used: Instant::now(), failures: 0 };
+        let entry = entries.entry(of).or_insert_with(new);
+        let wanted = matches!(entry.state, State::Wanted(_));
+        if wanted {
+            entry.state = State::Taking;
+        }
+        wanted
+    }
+
+    /// What came of it.
+    fn end(&self, of: Generation, taken: Result<Image, Why>) -> Result<(), Why> {
+        let mut entries = self.lock();
+        let Some(entry) = entries.get_mut(&of) else { return Ok(()) };
+        let why = match taken {
+            Ok(image) if image.bytes() <= self.bytes_max => {
+                entry.state = State::Kept(Arc::new(image));
+                make_room(&mut entries, of, self.bytes_max);
+                return Ok(());
+            }
+            Ok(_) => Why::Size,
+            Err(why) => why,
+        };
+        entry.failures += u32::from(why != Why::None);
+        let again = why.may_pass() && entry.failures < FAILURES_MAX;
+        entry.state = if again { State::Wanted(why) } else { State::Refused(why) };
+        Err(why)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Generation, Entry>> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Drops what was used longest ago until the rest is small enough; `newest` stays.
+fn make_room(entries: &mut HashMap<Generation, Entry>, newest: Generation, bytes_max: u64) {
+    loop {
+        let images = entries.iter().filter_map(|(of, entry)| match &entry.state {
+            State::Kept(image) => Some((*of, entry.used, image.bytes())),
+            State::Wanted(_) | State::Taking | State::Refused(_) => None,
+        });
+        let images: Vec<(Generation, Instant, u64)> = images.collect();
+        if images.iter().map(|(_, _, bytes)| bytes).sum::<u64>() <= bytes_max {
+            return;
+        }
+        let oldest = images.iter().filter(|(of, ..)| *of != newest).min_by_key(|(_, used, _)| *used);
+        match oldest.and_then(|(of, ..)| entries.get_mut(of)) {
+            Some(entry) => entry.state = State::Wanted(Why::None),
+            None => return,
+        }
+    }
+}
+
+/// Why a version that is to be restored from snapshots cannot be published.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InitFailed {
+    /// Whether its time was over.
+    pub timed_out: bool,
+    /// The error's type.
+    pub error_type: String,
+}
+
+impl Handle {
+    /// Initialises a version that is about to be published and takes a snapshot of it. `Ok(Err(_))`: Init went well, but
+    /// instances will initialise by themselves for this reason.
+    pub async fn take_snapshot(&self, spec: Arc<Spec>) -> Result<Result<(), &'static str>, InitFailed> {
+        let of = spec.generation;
+        if !self.shared.snapshots.begin(of) {
+            return Ok(self.shared.snapshots.image(of).map(drop).map_err(Why::text));
+        }
+        let taken = take(&self.shared, &spec).await;
+        let failed = match taken {
+            Ok(taken) => return Ok(self.shared.snapshots.end(of, taken).map_err(Why::text)),
+            Err(Failure::Function { ending, .. }) => Some(ending),
+            Err(_) => None,
+        };
+        // Without an image, the first start tries again.
+        let _ = self.shared.snapshots.end(of, Err(Why::None));
+        match failed {
+            Some(ending) => {
+                let timed_out = ending == Ending::TimedOut;
+                Err(InitFailed { timed_out, error_type: ending.error_type().to_owned() })
+            }
+            None => Ok(Err(Why::None.text())),
+        }
+    }
+}
+
+/// Takes a snapshot behind a start that had none, if one is wanted.
+pub fn take_later(shared: &Arc<Shared>, spec: &Arc<Spec>) {
+    if !spec.snap_start || !shared.snapshots.begin(spec.generation) {
+        return;
+    }
+    let (shared, spec) = (shared.clone(), spec.clone());
+    tokio::spawn(async move {
+        let taken = take(&shared, &spec).await.unwrap_or_else(|failure| match failure {
+            Failure::Function { .. } => Err(Why::Broken),
+            _ => Err(Why::None),
+        });
+        if let Err(why) = shared.snapshots.end(spec.generation, taken) {
+            tracing::info!(function = %spec.name(), version = %spec.version, why = why.text(), "no snapshot");
+        }
+    });
+}
+
+/// Initialises a guest and gives its image, or why it has none; the guest is gone afterwards.
+async fn take(shared: &Arc<Shared>, spec: &Arc<Spec>) -> Result<Result<Image, Why>, Failure> {
+    if !matches!(spec.runtime.family(), RuntimeFamily::Python { .. }) {
+        return Ok(Err(Why::Platform));
+    }
+    wait_for_interpreters(shared).await?;
+    let initialization = Initialization::Provisioned;
+    let limits = InitLimits::of(initialization, shared.limits.init_ms, spec.timeout_ms);
+    for _ in 0..GUESTS_MAX {
+        let (room, _) = shared.budget.take(shared, spec).await.map_err(|_| Failure::Full)?;
+        let launched = launch(shared, spec, Initialization::OnDemand, Arc::new(room), Wish::Write).await?;
+        if !launched.waits {
+            // An interpreter of its own, which shares no addresses with others.
+            drop(launched);
+            tokio::time::sleep(GUEST_PAUSE).await;
+            continue;
+        }
+        let begun = Instant::now();
+        let written = tokio::time::timeout(Duration::from_millis(limits.init_ms), write(&launched, spec)).await;
+        let init_us = begun.elapsed().as_micros() as u64;
+        let failed = match written.unwrap_or(Err(Ending::TimedOut)) {
+            Ok(written) => {
+                launched.log.say(format!("INIT_REPORT Init Duration: {:.2} ms\tPhase: init", init_us as f64 / 1e3));
+                return Ok(written);
+            }
+            Err(ending) => ending,
+        };
+        let kind = failed.error_type();
+        let report = format!("INIT_REPORT Init Duration: {:.2} ms\tPhase: init\t", init_us as f64 / 1e3);
+        launched.log.say(format!("{report}Status: error\tError Type: {kind}"));
+        return Err(Failure::Function { ending: failed, log: launched.log.clone(), init_us, memory_mb: 0 });
+    }
+    Ok(Err(Why::Platform))
+}
+
+/// Carries the image from the guest, piece by piece.
+async fn write(launched: &Launched, spec: &Spec) -> Result<Result<Image, Why>, Ending> {
+    let bytes_max = (u64::from(spec.memory_mb) << 20) + SLACK_BYTES;
+    let Ok(mut growing) = Growing::new(bytes_max) else { return Ok(Err(Why::Platform)) };
+    loop {
+        match launched.receive().await {
+            Ok(frame) if frame.kind == Kind::Image => {
+                if growing.append(&frame.body).is_err() {
+                    return Ok(Err(Why::Size));
+                }
+            }
+            Ok(frame) if frame.kind == Kind::Ready && frame.answer.reason.is_empty() && growing.bytes() > 0 => {
+                return Ok(growing.seal().map_err(|_| Why::Platform));
+            }
+            Ok(frame) if frame.kind == Kind::Ready => return Ok(Err(Why::from_word(&frame.answer.reason))),
+            Ok(frame) if frame.kind == Kind::InitError => {
+                return Err(Ending::Reported { error_type: frame.answer.error_type, payload: frame.body });
+            }
+            Ok(_) | Err(Broken::Garbage) => return Err(Ending::ProtocolBroken),
+            Err(Broken::Closed) => return Err(exited(&launched.exit()).await),
+        }
+    }
+}
+
+/// What a guest that was given an image has to say of that.
+pub fn refused(word: &str) -> Why {
+    Why::from_word(word)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn image(bytes: usize) -> Image {
+        let mut growing = Growing::new(1 << 20).unwrap();
+        growing.append(&vec![1; bytes]).unwrap();
+        growing.seal().unwrap()
+    }
+
+    fn keep(snapshots: &Snapshots, of: u64, bytes: usize) -> Result<(), Why> {
+        assert!(snapshots.begin(Generation(of)));
+        assert!(!snapshots.begin(Generation(of)), "one at a time");
+        snapshots.end(Generation(of), Ok(image(bytes)))
+    }
+
+    #[test]
+    fn the_one_used_longest_ago_gives_way() {
+        let snapshots = Snapshots::new(100);
+        keep(&snapshots, 1, 40).unwrap();
+        keep(&snapshots, 2, 40).unwrap();
+        snapshots.image(Generation(1)).unwrap();
+        keep(&snapshots, 3, 40).unwrap();
+        assert_eq!(snapshots.image(Generation(2)).unwrap_err(), Why::None);
+        assert!(snapshots.image(Generation(1)).is_ok() && snapshots.image(Generation(3)).is_ok());
+        assert_eq!(keep(&snapshots, 4, 101), Err(Why::Size));
+        assert!(!snapshots.begin(Generation(4)), "it stays too large");
+        assert!(snapshots.begin(Generation(2)), "it is wanted again");
+    }
+
+    #[test]
+    fn failures_are_bounded_and_an_end_of_the_zygote_is_none() {
+        let snapshots = Snapshots::new(100);
+        let of = Generation(1);
+        for _ in 0..10 {
+            keep(&snapshots, 1, 10).unwrap();
+            snapshots.lost(of, Why::Zygote);
+        }
+        for _ in 0..FAILURES_MAX {
+            keep(&snapshots, 1, 10).unwrap();
+            snapshots.lost(of, Why::Broken);
+        }
+        assert!(!snapshots.begin(of));
+        assert_eq!(snapshots.image(of).unwrap_err(), Why::Broken);
+    }
+
+    #[test]
+    fn images_go_with_their_versions() {
+        let snapshots = Snapshots::new(100);
+        keep(&snapshots, 1, 10).unwrap();
+        snapshots.retain(&HashSet::new());
+        assert!(snapshots.image(Generation(1)).is_ok(), "it is being published");
+        snapshots.retain(&HashSet::from([Generation(1)]));
+        snapshots.retain(&HashSet::from([Generation(2)]));
+        assert_eq!(snapshots.image(Generation(1)).unwrap_err(), Why::None);
+    }
+}
