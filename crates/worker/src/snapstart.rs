@@ -7,6 +7,7 @@ use crate::outcomes::Ending;
 use crate::service::{Handle, Shared};
 use crate::start::{Failure, Launched, Wish, launch, wait_for_interpreters};
 use api::channel::Kind;
+use api::launcher::ExitStatus;
 use model::{Generation, RuntimeFamily, Spec};
 use sandbox::image::{Growing, Image};
 use scheduler::lifetimes::{InitLimits, Initialization};
@@ -46,7 +47,9 @@ pub enum Why {
     Zygote,
     /// The guest ended while it was restored.
     Broken,
-    /// This machine, or this runtime, cannot do it.
+    /// No snapshots are taken of this runtime.
+    Runtime,
+    /// This machine cannot do it.
     Platform,
 }
 
@@ -77,6 +80,7 @@ impl Why {
             Why::Tmp => "Init leaves too much in /tmp",
             Why::Zygote => "the runtime was restarted since the snapshot was taken",
             Why::Broken => "the snapshot could not be restored",
+            Why::Runtime => "no snapshots are taken of this runtime",
             Why::Platform => "this machine cannot take snapshots of the function",
         }
     }
@@ -85,7 +89,14 @@ impl Why {
     fn may_pass(self) -> bool {
         match self {
             Why::None | Why::Zygote | Why::Broken => true,
-            Why::Threads | Why::Processes | Why::Files | Why::Memory | Why::Size | Why::Tmp | Why::Platform => false,
+            Why::Threads
+            | Why::Processes
+            | Why::Files
+            | Why::Memory
+            | Why::Size
+            | Why::Tmp
+            | Why::Runtime
+            | Why::Platform => false,
         }
     }
 }
@@ -261,11 +272,12 @@ pub fn take_later(shared: &Arc<Shared>, spec: &Arc<Spec>) {
 /// Initialises a guest and gives its image, or why it has none; the guest is gone afterwards.
 async fn take(shared: &Arc<Shared>, spec: &Arc<Spec>) -> Result<Result<Image, Why>, Failure> {
     if !matches!(spec.runtime.family(), RuntimeFamily::Python { .. }) {
-        return Ok(Err(Why::Platform));
+        return Ok(Err(Why::Runtime));
     }
     wait_for_interpreters(shared).await?;
     let initialization = Initialization::Provisioned;
     let limits = InitLimits::of(initialization, shared.limits.init_ms, spec.timeout_ms);
+    let mut killed = false;
     for _ in 0..GUESTS_MAX {
         let (room, _) = shared.budget.take(shared, spec).await.map_err(|_| Failure::Full)?;
         let launched = launch(shared, spec, Initialization::OnDemand, Arc::new(room), Wish::Write).await?;
@@ -282,6 +294,11 @@ async fn take(shared: &Arc<Shared>, spec: &Arc<Spec>) -> Result<Result<Image, Wh
             Ok(written) => {
                 launched.log.say(format!("INIT_REPORT Init Duration: {:.2} ms\tPhase: init", init_us as f64 / 1e3));
                 return Ok(written);
+            }
+            // Not by its own doing, as far as can be told: once more.
+            Err(Ending::Exited { status: Some(ExitStatus::Signal(9)), out_of_memory: false }) if !killed => {
+                killed = true;
+                continue;
             }
             Err(ending) => ending,
         };

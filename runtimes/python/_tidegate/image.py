@@ -35,6 +35,7 @@ _LINE = re.compile(r"([0-9a-f]+)-([0-9a-f]+) (\S{4}) ([0-9a-f]+) (\S+) (\d+) *(.
 _PROT_READ, _PROT_WRITE, _PROT_EXEC = 1, 2, 4
 _MAP_SHARED, _MAP_PRIVATE, _MAP_FIXED, _MAP_ANONYMOUS, _MAP_NORESERVE = 1, 2, 0x10, 0x20, 0x4000
 _MADV_WIPEONFORK = 18
+_PR_SET_DUMPABLE = 4
 _SIGNALS = 64
 _SIGNAL_BYTES = 8
 _ACTION_BYTES = 32
@@ -131,7 +132,12 @@ def place():
     return _place
 
 
-# The process that becomes the image.
+def hide(hidden):
+    """Whether others of the same user may look into this process."""
+    _libc.prctl(ctypes.c_int(_PR_SET_DUMPABLE), ctypes.c_ulong(not hidden), 0, 0, 0)
+
+
+# The process that is written down.
 
 
 class Self:

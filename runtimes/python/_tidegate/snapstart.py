@@ -40,8 +40,11 @@ def take(link, search_path):
         pristine, me = image.own_lines(), image.Self()
     except (Refused, OSError) as refusal:
         _answer(link, _code(refusal), str(refusal))
+    # User code may end this process, which fails its Init, but may not use it.
+    image.hide(True)
     child = os.fork()
     if not child:
+        image.hide(False)
         ours.close()
         _become_image(me, theirs.detach(), search_path)
     theirs.close()
@@ -281,6 +284,9 @@ def _notice_fork():
     ctypes.pythonapi.PyOS_AfterFork_Child()
     os.dup2(kept, channel.FD, inheritable=False)
     os.close(kept)
+    threading = sys.modules.get("threading")
+    if threading is not None and hasattr(threading.main_thread(), "_set_native_id"):
+        threading.main_thread()._set_native_id()
     openssl = sys.modules.get("_ssl")
     if openssl is not None:
         openssl.RAND_add(os.urandom(64), 64.0)
