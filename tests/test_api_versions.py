@@ -161,12 +161,15 @@ class TestUse:
             refusal = api.refused(operation, FunctionName=name, Qualifier="10")
             api.check(refusal, 404, "ResourceNotFoundException", f"Function not found: {arn_of(name, '10')}")
 
-    def test_snap_start_is_kept_but_off(self, api, name):
+    def test_snap_start_is_of_published_versions(self, api, name):
         api.update(name, SnapStart={"ApplyOn": "PublishedVersions"})
         latest = api.client.get_function_configuration(FunctionName=name)
         assert latest["SnapStart"] == {"ApplyOn": "PublishedVersions", "OptimizationStatus": "Off"}
         made = api.client.publish_version(FunctionName=name)
-        assert made["SnapStart"] == {"ApplyOn": "PublishedVersions", "OptimizationStatus": "Off"}
+        assert (made["State"], made["StateReasonCode"]) == ("Pending", "Creating")
+        api.client.get_waiter("published_version_active").wait(FunctionName=name, Qualifier=made["Version"])
+        made = api.client.get_function_configuration(FunctionName=name, Qualifier=made["Version"])
+        assert made["SnapStart"] == {"ApplyOn": "PublishedVersions", "OptimizationStatus": "On"}
         api.update(name, SnapStart={"ApplyOn": "None"})
         made = api.client.publish_version(FunctionName=name)
         assert made["SnapStart"] == {"ApplyOn": "None", "OptimizationStatus": "Off"}
