@@ -1,5 +1,6 @@
 """SnapStart through boto3: a version is initialised once, and its instances are restored from that."""
 
+import json
 import os
 import re
 import signal
@@ -13,7 +14,7 @@ from test_zygote import zygotes
 
 from support import kernel
 from support.clients import Api
-from support.interpreters import nodes
+from support.interpreters import nodes, python_for
 from support.packages import fixture, zip_fixture, zip_of
 from support.polling import wait_until
 
@@ -496,3 +497,39 @@ def test_other_runtimes_are_kept_and_initialise(api, make):
     assert snap_start(api, name, version) == {**ON, "OptimizationStatus": "Off"}
     answer = api.invoke(name, {"a": 1}, tail=True, Qualifier=version)
     assert "\tWithout Snapshot: no snapshots are taken of this runtime\t" in answer.log
+
+
+def test_a_variable_that_is_read_at_start_goes_without(api, snap):
+    name = snap("def handler(event, context): return 1", Environment={"Variables": {"PYTHONHASHSEED": "0"}})
+    version = publish(api, name)
+    assert snap_start(api, name, version)["OptimizationStatus"] == "Off"
+    answer = api.invoke(name, {}, tail=True, Qualifier=version)
+    assert "\tWithout Snapshot: the environment has variables that only a starting interpreter reads\t" in answer.log
+
+
+def test_without_zygotes_a_version_is_active_at_once(server_factory):
+    """An ordinary user without control groups has no zygotes, and thus no snapshots."""
+    server = server_factory(mode="user")
+    api = Api(server.endpoint, server.credentials())
+    package = zip_of({"app.py": "def handler(e, c): return 1"})
+    name = api.create(package, Runtime=python_for("user"), Handler="app.handler", SnapStart=ON)
+    version = publish(api, name)
+    assert api.invoke(name, {}, Qualifier=version).ok() == 1
+    abilities = json.loads(server.run("doctor", "--output", "json").stdout)
+    (limited,) = (one["grade"] == "full" for one in abilities if one["name"] == "memory limit")
+    assert snap_start(api, name, version)["OptimizationStatus"] == ("On" if limited else "Off")
+
+
+def test_explain_and_metrics(api, server, snap):
+    name = snap("def handler(event, context): return 1")
+    version = publish(api, name)
+    answer = api.invoke(name, {}, Qualifier=version)
+    request = answer.headers["x-amzn-requestid"]
+    told = api.send("GET", f"/tidegate/v1/explain/{request}").json()["cold_start"]
+    assert told["restored"] and "without_snapshot" not in told and told["init_us"] > 0
+    keys = {"AWS_ENDPOINT_URL": server.endpoint, "AWS_REGION": "us-east-1", **server.credentials()}
+    text = server.run("explain", request, env=keys).stdout
+    assert re.search(r"cold start: .*; sandbox [\d.]+ ms, restored from a snapshot in [\d.]+ ms", text), text
+    metrics = api.send("GET", "/metrics").body.decode()
+    assert 'tidegate_worker_restores_total{reason="restored"}' in metrics
+    assert 'tidegate_worker_snapshots_total{reason="taken"}' in metrics

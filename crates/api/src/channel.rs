@@ -32,7 +32,8 @@ pub enum Kind {
     Log = 7,
     /// Shim to worker: the next bytes of the image of an initialised process. Header `{}`, body the bytes.
     Image = 8,
-    /// Worker to shim, before [`Kind::Assign`] and with a file beside it: become the image in that file. Header `{}`.
+    /// Worker to shim, before [`Kind::Assign`] and with a file beside it: become the image in that file. Header `{}`. Shim
+    /// to worker: it cannot, and initialises the function. Header [`Answer`] with the reason.
     Restore = 9,
 }
 
@@ -103,7 +104,7 @@ pub struct Answer {
     /// The guest has become the image that it was given.
     #[serde(default)]
     pub restored: bool,
-    /// Why no image was made, or why the guest has not become it: a word of a few; empty otherwise.
+    /// Why no image was made, or why the guest does not become it: a word of a few; empty otherwise.
     #[serde(default)]
     pub reason: String,
 }

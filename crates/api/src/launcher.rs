@@ -35,6 +35,17 @@ pub const USUAL: [(&str, &str); 4] = [
     ("PYTHONPATH", "/var/runtime"),
     ("PATH", "/var/lang/bin:/usr/local/bin:/usr/bin/:/bin:/opt/bin"),
 ];
+/// Interpreters and the C library read these when they start: a guest that is up already would miss them.
+const READ_AT_START: [&str; 10] =
+    ["PYTHON", "LD_", "NODE_", "MALLOC_", "GLIBC_", "LC_", "LANG", "OPENSSL_", "SSL_", "UV_"];
+
+/// Whether only a program that is started with this variable would heed it.
+pub fn is_read_at_start(name: &str, value: &str) -> bool {
+    READ_AT_START.iter().any(|prefix| name.starts_with(prefix))
+        && name != "NODE_PATH"
+        && !USUAL.contains(&(name, value))
+}
+
 /// Where guests find libraries.
 pub const LIBRARY_PATH: &str =
     "/var/lang/lib:/lib64:/usr/lib64:/var/runtime:/var/runtime/lib:/var/task:/var/task/lib:/opt/lib";

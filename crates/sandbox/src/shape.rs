@@ -2,7 +2,7 @@
 //! they are assigned.
 
 use crate::interpreters::{self, HOST_ROOT, Interpreters};
-use api::launcher::{InstanceKind, Network, Program, Start, USUAL};
+use api::launcher::{InstanceKind, Network, Program, Start, is_read_at_start};
 use model::{Runtime, RuntimeFamily};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -51,9 +51,6 @@ pub struct Programs<'a> {
     pub lang: Option<&'a str>,
 }
 
-/// Interpreters and the C library read these when they start: a guest that is up already would miss them.
-const READ_AT_START: [&str; 10] =
-    ["PYTHON", "LD_", "NODE_", "MALLOC_", "GLIBC_", "LC_", "LANG", "OPENSSL_", "SSL_", "UV_"];
 impl Shape {
     /// The shape that serves a start best. `ahead`: whether guests of managed runtimes may be up before their function
     /// is known; it needs a control group that limits their memory.
@@ -64,7 +61,8 @@ impl Shape {
             tmp_mb: start.tmp_mb,
             network: start.network,
         };
-        let shape = Shape::expected(&kind, ahead && !is_particular(&start.environment));
+        let particular = start.environment.iter().any(|(name, value)| is_read_at_start(name, value));
+        let shape = Shape::expected(&kind, ahead && !particular);
         Shape { runtime_api: start.runtime_api, ..shape }
     }
 
@@ -117,15 +115,6 @@ impl Shape {
 pub fn command(interpreters: &Interpreters, runtime: &str, memory_mb: u32) -> Option<(PathBuf, Vec<String>)> {
     let installed = interpreters.get(runtime)?;
     Some((installed.program.clone(), interpreters::arguments(&Runtime(runtime.to_owned()), memory_mb)))
-}
-
-/// Whether the environment has something that only a program started with it would heed.
-fn is_particular(environment: &[(String, String)]) -> bool {
-    environment.iter().any(|(name, value)| {
-        READ_AT_START.iter().any(|prefix| name.starts_with(prefix))
-            && name != "NODE_PATH"
-            && !USUAL.contains(&(name.as_str(), value.as_str()))
-    })
 }
 
 #[cfg(test)]

@@ -17,6 +17,11 @@ pub const COLD_STARTS: &str = "tidegate_worker_cold_starts";
 /// Seconds that invocations have waited for a slot, by what came first. Those that found one free are not counted.
 pub const SLOT_WAIT_SECONDS: &str = "tidegate_worker_slot_wait_seconds";
 
+/// Guests that were given a snapshot, by what came of it.
+pub const RESTORES: &str = "tidegate_worker_restores";
+/// Snapshots that were to be taken, by what came of it.
+pub const SNAPSHOTS: &str = "tidegate_worker_snapshots";
+
 /// Bounds of the wait's buckets, seconds.
 const BUCKETS: [f64; 10] = [0.000_5, 0.001, 0.002, 0.005, 0.01, 0.05, 0.2, 1.0, 5.0, 30.0];
 
@@ -33,6 +38,8 @@ pub struct Metrics {
     stops: Family<Why, Counter>,
     cold_starts: Family<Why, Counter>,
     slot_wait_seconds: Family<Why, Histogram>,
+    restores: Family<Why, Counter>,
+    snapshots: Family<Why, Counter>,
 }
 
 impl Default for Metrics {
@@ -41,6 +48,8 @@ impl Default for Metrics {
             starts: Family::default(),
             stops: Family::default(),
             cold_starts: Family::default(),
+            restores: Family::default(),
+            snapshots: Family::default(),
             slot_wait_seconds: Family::new_with_constructor(|| Histogram::new(BUCKETS)),
         }
     }
@@ -51,10 +60,22 @@ impl Metrics {
     pub fn register(&self, registry: &mut Registry) {
         registry.register(STARTS, "Instances ordered to start, by reason", self.starts.clone());
         registry.register(STOPS, "Instances ordered to stop, by reason", self.stops.clone());
+        registry.register(RESTORES, "Guests that were given a snapshot, by what came of it", self.restores.clone());
+        registry.register(SNAPSHOTS, "Snapshots to be taken, by what came of it", self.snapshots.clone());
         let help = "Invocations that met an unused instance, by the reason of its start";
         registry.register(COLD_STARTS, help, self.cold_starts.clone());
         let help = "Seconds that invocations have waited for a slot, by what came first";
         registry.register(SLOT_WAIT_SECONDS, help, self.slot_wait_seconds.clone());
+    }
+
+    /// A guest was given a snapshot.
+    pub fn restored(&self, reason: &'static str) {
+        self.restores.get_or_create(&Why { reason }).inc();
+    }
+
+    /// A snapshot was to be taken.
+    pub fn taken(&self, reason: &'static str) {
+        self.snapshots.get_or_create(&Why { reason }).inc();
     }
 
     /// A start is ordered.

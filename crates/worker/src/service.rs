@@ -4,7 +4,7 @@ use crate::budget::Budget;
 use crate::guest::{Exit, Instance};
 use crate::launches::{Launches, Started};
 use crate::metrics::Metrics;
-use crate::snapstart::Snapshots;
+use crate::snapstart::{Snapshots, TAKES_MAX};
 use crate::versions::Versioned;
 use api::launcher::{EXPECTED_MAX, Event, Hello, InstanceKind, Interpreter, Request};
 use arc_swap::ArcSwap;
@@ -90,6 +90,10 @@ pub(crate) struct Shared {
     pub large_bodies: Arc<Semaphore>,
     /// What the launcher has found; managed runtimes start only after it has looked.
     pub interpreters: watch::Receiver<Interpreters>,
+    /// What the launcher has said of the machine.
+    pub hello: watch::Receiver<Option<Hello>>,
+    /// The right to take a snapshot.
+    pub takes: Semaphore,
     /// Starts under way by the pool's name, with the way to call each off.
     starting: Mutex<HashMap<pool::InstanceId, oneshot::Sender<()>>>,
     /// What may run, once it has been said; locked while a version's pool is made or all are looked through.
@@ -118,6 +122,8 @@ impl Service {
             metrics: Metrics::default(),
             large_bodies: crate::runtime_api::large_bodies(),
             interpreters: interpreters_seen.clone(),
+            hello: hello_seen.clone(),
+            takes: Semaphore::new(TAKES_MAX),
             starting: Mutex::default(),
             current: Mutex::default(),
             expected: Mutex::default(),

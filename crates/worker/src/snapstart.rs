@@ -7,7 +7,7 @@ use crate::outcomes::Ending;
 use crate::service::{Handle, Shared};
 use crate::start::{Failure, Launched, Wish, launch, wait_for_interpreters};
 use api::channel::Kind;
-use api::launcher::ExitStatus;
+use api::launcher::{ExitStatus, Grade, is_read_at_start};
 use model::{Generation, RuntimeFamily, Spec};
 use sandbox::image::{Growing, Image};
 use scheduler::lifetimes::{InitLimits, Initialization};
@@ -19,6 +19,8 @@ use std::time::{Duration, Instant};
 const FAILURES_MAX: u32 = 3;
 /// How often a guest that can be written down is asked for: the runtime's zygote may still come up.
 const GUESTS_MAX: u32 = 20;
+/// Snapshots that are being taken at a time, at most; further ones wait.
+pub const TAKES_MAX: usize = 4;
 /// Pause before the next.
 const GUEST_PAUSE: Duration = Duration::from_millis(500);
 /// How long the image of a version is kept that is not yet among those that may be invoked: it is being published.
@@ -47,6 +49,8 @@ pub enum Why {
     Zygote,
     /// The guest ended while it was restored.
     Broken,
+    /// The environment has what only a starting interpreter reads.
+    Environment,
     /// No snapshots are taken of this runtime.
     Runtime,
     /// This machine cannot do it.
@@ -55,7 +59,7 @@ pub enum Why {
 
 impl Why {
     /// The guest's word for it.
-    fn from_word(word: &str) -> Why {
+    pub fn from_word(word: &str) -> Why {
         match word {
             "threads" => Why::Threads,
             "processes" => Why::Processes,
@@ -80,6 +84,7 @@ impl Why {
             Why::Tmp => "Init leaves too much in /tmp",
             Why::Zygote => "the runtime was restarted since the snapshot was taken",
             Why::Broken => "the snapshot could not be restored",
+            Why::Environment => "the environment has variables that only a starting interpreter reads",
             Why::Runtime => "no snapshots are taken of this runtime",
             Why::Platform => "this machine cannot take snapshots of the function",
         }
@@ -95,6 +100,7 @@ impl Why {
             | Why::Memory
             | Why::Size
             | Why::Tmp
+            | Why::Environment
             | Why::Runtime
             | Why::Platform => false,
         }
@@ -236,12 +242,12 @@ impl Handle {
         }
         let taken = take(&self.shared, &spec).await;
         let failed = match taken {
-            Ok(taken) => return Ok(self.shared.snapshots.end(of, taken).map_err(Why::text)),
+            Ok(taken) => return Ok(end(&self.shared, of, taken).map_err(Why::text)),
             Err(Failure::Function { ending, .. }) => Some(ending),
             Err(_) => None,
         };
         // Without an image, the first start tries again.
-        let _ = self.shared.snapshots.end(of, Err(Why::None));
+        let _ = end(&self.shared, of, Err(Why::None));
         match failed {
             Some(ending) => {
                 let timed_out = ending == Ending::TimedOut;
@@ -263,10 +269,17 @@ pub fn take_later(shared: &Arc<Shared>, spec: &Arc<Spec>) {
             Failure::Function { .. } => Err(Why::Broken),
             _ => Err(Why::None),
         });
-        if let Err(why) = shared.snapshots.end(spec.generation, taken) {
+        if let Err(why) = end(&shared, spec.generation, taken) {
             tracing::info!(function = %spec.name(), version = %spec.version, why = why.text(), "no snapshot");
         }
     });
+}
+
+/// Keeps what came of a snapshot, and counts it.
+fn end(shared: &Shared, of: Generation, taken: Result<Image, Why>) -> Result<(), Why> {
+    let ended = shared.snapshots.end(of, taken);
+    shared.metrics.taken(ended.map_or_else(Why::text, |()| "taken"));
+    ended
 }
 
 /// Initialises a guest and gives its image, or why it has none; the guest is gone afterwards.
@@ -275,6 +288,13 @@ async fn take(shared: &Arc<Shared>, spec: &Arc<Spec>) -> Result<Result<Image, Wh
         return Ok(Err(Why::Runtime));
     }
     wait_for_interpreters(shared).await?;
+    if !can_share(shared) {
+        return Ok(Err(Why::Platform));
+    }
+    if spec.environment.iter().any(|(name, value)| is_read_at_start(name, value)) {
+        return Ok(Err(Why::Environment));
+    }
+    let _turn = shared.takes.acquire().await.map_err(|_| Failure::Full)?;
     let initialization = Initialization::Provisioned;
     let limits = InitLimits::of(initialization, shared.limits.init_ms, spec.timeout_ms);
     let mut killed = false;
@@ -310,6 +330,13 @@ async fn take(shared: &Arc<Shared>, spec: &Arc<Spec>) -> Result<Result<Image, Wh
     Ok(Err(Why::Platform))
 }
 
+/// Guests come from a zygote, and thus share addresses, only where a control group limits their memory.
+fn can_share(shared: &Shared) -> bool {
+    let hello = shared.hello.borrow();
+    let abilities = hello.iter().flat_map(|hello| &hello.abilities);
+    abilities.into_iter().any(|ability| ability.name == "memory limit" && ability.grade == Grade::Full)
+}
+
 /// Carries the image from the guest, piece by piece.
 async fn write(launched: &Launched, spec: &Spec) -> Result<Result<Image, Why>, Ending> {
     let bytes_max = (u64::from(spec.memory_mb) << 20) + SLACK_BYTES;
@@ -332,11 +359,6 @@ async fn write(launched: &Launched, spec: &Spec) -> Result<Result<Image, Why>, E
             Err(Broken::Closed) => return Err(exited(&launched.exit()).await),
         }
     }
-}
-
-/// What a guest that was given an image has to say of that.
-pub fn refused(word: &str) -> Why {
-    Why::from_word(word)
 }
 
 #[cfg(test)]

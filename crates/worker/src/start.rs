@@ -12,7 +12,7 @@ use crate::runtime_api::{Served, Session};
 use crate::service::Shared;
 use crate::snapstart::{self, Why};
 use crate::versions::Versioned;
-use api::channel::{Answer, Assign, Kind};
+use api::channel::{Assign, Kind};
 use api::launcher::{InstanceKind, Network, Program, STAGE_ENTRYPOINT, STAGE_FULL, STAGE_LOST, Start};
 use model::{RuntimeFamily, Spec};
 use sandbox::image::Image;
@@ -174,16 +174,23 @@ async fn attempts(
             }
             Err(failure) => failure,
         };
-        if let Some(Ok(_)) = &snapshot {
-            match of_restore(failure) {
+        let failure = match (&snapshot, shared.snapshots.image(version.spec.generation)) {
+            // It had not even begun to become the image.
+            (Some(Ok(_)), Err(why)) => {
+                snapshot = Some(Err(why));
+                failure
+            }
+            (Some(Ok(_)), Ok(_)) => match of_restore(failure) {
                 Some(failure) => return Err(failure),
                 None => {
+                    shared.metrics.restored(Why::Broken.text());
                     shared.snapshots.lost(version.spec.generation, Why::Broken);
                     snapshot = Some(Err(Why::Broken));
                     continue;
                 }
-            }
-        }
+            },
+            (Some(Err(_)) | None, _) => failure,
+        };
         if !failure.may_pass() {
             return Err(failure);
         }
@@ -213,12 +220,12 @@ async fn attempt_once(
     }
     let launched = launch(shared, spec, initialization, room.clone(), wish).await?;
     let begun = Instant::now();
-    let result = tokio::time::timeout(time, launched.init()).await;
+    let result = tokio::time::timeout(time, launched.init(|why| shared.snapshots.lost(spec.generation, why))).await;
     let init_us = begun.elapsed().as_micros() as u64;
     let ending = match result {
         Ok(Ok(restored)) => {
-            if let Some(Err(why)) = restored {
-                shared.snapshots.lost(spec.generation, why);
+            if let Some(restored) = restored {
+                shared.metrics.restored(restored.map_or_else(Why::text, |()| "restored"));
             }
             return Ok(launched.instance(init_us, restored));
         }
@@ -432,17 +439,11 @@ enum How {
 }
 
 impl Launched {
-    /// Waits for the end of Init; whether the guest has become the image that it was given, if it was.
-    async fn init(&self) -> Result<Option<Result<(), Why>>, Ending> {
+    /// Waits for the end of Init; whether the guest has become the image that it was given, if it was. `refused` hears
+    /// of it when the guest begins to initialise instead.
+    async fn init(&self, refused: impl Fn(Why)) -> Result<Option<Result<(), Why>>, Ending> {
         match &self.how {
-            How::Channel(_) => match self.receive().await {
-                Ok(frame) if frame.kind == Kind::Ready => Ok(self.restored(&frame.answer)),
-                Ok(frame) if frame.kind == Kind::InitError => {
-                    Err(Ending::Reported { error_type: frame.answer.error_type, payload: frame.body })
-                }
-                Ok(_) | Err(Broken::Garbage) => Err(Ending::ProtocolBroken),
-                Err(Broken::Closed) => Err(exited(&self.launch.exit()).await),
-            },
+            How::Channel(_) => self.init_over_channel(refused).await,
             How::RuntimeApi(session) => {
                 tokio::select! {
                     result = session.session.initialised() => result.map(|()| None),
@@ -452,14 +453,28 @@ impl Launched {
         }
     }
 
-    fn restored(&self, ready: &Answer) -> Option<Result<(), Why>> {
-        match (self.asked, self.waits, ready.restored) {
-            (false, _, _) => None,
-            (true, _, true) => Some(Ok(())),
-            (true, true, false) => Some(Err(snapstart::refused(&ready.reason))),
-            // The zygote is not up; the image may be good.
-            (true, false, false) => Some(Err(Why::Zygote)),
+    async fn init_over_channel(&self, refused: impl Fn(Why)) -> Result<Option<Result<(), Why>>, Ending> {
+        // Until it says otherwise: an interpreter of its own was not even asked.
+        let mut restored = self.asked.then_some(Err(Why::Zygote));
+        // One refusal, and what follows it.
+        for _ in 0..2 {
+            match self.receive().await {
+                Ok(frame) if frame.kind == Kind::Ready => {
+                    return Ok(if frame.answer.restored && self.asked { Some(Ok(())) } else { restored });
+                }
+                Ok(frame) if frame.kind == Kind::Restore && self.asked => {
+                    let why = Why::from_word(&frame.answer.reason);
+                    refused(why);
+                    restored = Some(Err(why));
+                }
+                Ok(frame) if frame.kind == Kind::InitError => {
+                    return Err(Ending::Reported { error_type: frame.answer.error_type, payload: frame.body });
+                }
+                Ok(_) | Err(Broken::Garbage) => return Err(Ending::ProtocolBroken),
+                Err(Broken::Closed) => return Err(exited(&self.launch.exit()).await),
+            }
         }
+        Err(Ending::ProtocolBroken)
     }
 
     /// The next frame of a guest with a channel.

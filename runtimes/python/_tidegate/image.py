@@ -22,7 +22,8 @@ HOLE_PAGES = 8
 WHOLE_BYTES_MAX = 4 << 20
 # Where the calls are put while they are made.
 SPACE_BYTES = 4 << 20
-READ_BYTES = 1 << 20
+# Small enough for a frame under any configuration.
+READ_BYTES = 1 << 16
 # How long a process may take to hold still once it has said that it will.
 HOLD_S_MAX = 5.0
 TCB_BYTES = 0x400
@@ -376,7 +377,8 @@ class _Writer:
         if at + len(data) > self._bytes_max:
             raise Refused("the image would be larger than the function's memory", "size")
         self._at += len(data)
-        self._send(data)
+        for start in range(0, len(data), READ_BYTES):
+            self._send(data[start : start + READ_BYTES])
         return at
 
     def _index(self, pointer):

@@ -79,7 +79,7 @@ def serve_when_assigned(search_path):
     kind, header, _, files = frame
     if kind == channel.RESTORE:
         # Returns only where the image cannot be used; then this is a guest like any other.
-        _ready["reason"] = snapstart.restore(files)
+        link.send(channel.RESTORE, {"reason": snapstart.restore(files)}, b"")
         header = assignment(link)
     elif kind != channel.ASSIGN:
         raise channel.MalformedFrame("unexpected kind %d" % kind)
@@ -87,10 +87,6 @@ def serve_when_assigned(search_path):
     if header.get("snapshot"):
         snapstart.take(link, search_path)
     _run(link, search_path)
-
-
-# The header of READY.
-_ready = {}
 
 
 def assignment(link):
@@ -170,7 +166,7 @@ def _init(link):
         link.send(channel.INIT_ERROR, {"type": failure["errorType"][:ERROR_TYPE_CHARS_MAX]}, jsontext.encode(failure))
         os._exit(1)
     console.flush()
-    link.send(channel.READY, _ready, b"")
+    link.send(channel.READY, {}, b"")
     return handler
 
 

@@ -273,6 +273,7 @@ def _unpack_tmp(packed):
 
     with tarfile.open(fileobj=io.BytesIO(packed)) as tar:
         # Written by this very process; not a stranger's.
+        tar.extraction_filter = getattr(tarfile, "fully_trusted_filter", None)
         tar.extractall("/")
 
 

@@ -34,6 +34,7 @@ fn invocation(id: &str, payload: &str) -> Invocation {
         network: Network::None,
         instance_concurrency: 1,
         log_group: String::new(),
+        snap_start: false,
     });
     Invocation {
         id: InvocationId(id.into()),
