@@ -48,6 +48,7 @@ async fn serve(limits: Limits, auth: Auth, worker: router::Worker) -> Server {
         shares_changed: Box::new(|| {}),
         changed: Box::new(|_| {}),
         interpreters: watch::channel(None).1,
+        take_snapshot: Box::new(|_| Box::pin(async { Ok(true) })),
         in_use: Box::new(|_| false),
         last_invoked: Box::new(|_| None),
         provision: Box::new(|_, _| true),

@@ -192,7 +192,7 @@ impl Client {
                     let mut channel = managed.then(|| UnixStream::from(files.next().expect("a channel")));
                     if let (Some(channel), true) = (&mut channel, waits) {
                         let environment = environment.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
-                        let assign = write_assign(&Assign { environment, open_files, processes });
+                        let assign = write_assign(&Assign { environment, open_files, processes, snapshot: false });
                         channel.write_all(&assign).expect("assign the guest");
                     }
                     return Ok(Guest { id, pid, log, channel, memory, waits, files: files.collect() });
