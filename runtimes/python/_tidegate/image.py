@@ -27,6 +27,8 @@ READ_BYTES = 1 << 16
 # How long a process may take to hold still once it has said that it will.
 HOLD_S_MAX = 5.0
 TCB_BYTES = 0x400
+# A process that has become an image has these descriptors: nothing, the log twice, the channel.
+KEPT_DESCRIPTORS = 4
 
 _TRAILER = struct.Struct("<QQ8s")
 _MAGIC = b"tgimage1"
@@ -43,8 +45,9 @@ _ACTION_BYTES = 32
 _USER_END = 0x7FFFFFFFF000
 _LOWEST = 0x10000
 
-# x86-64: mmap, munmap, brk, rt_sigaction, rt_sigprocmask, pread64, read, madvise
+# x86-64: mmap, munmap, brk, rt_sigaction, rt_sigprocmask, pread64, read, madvise; and close_range
 _MMAP, _MUNMAP, _BRK, _SIGACTION, _SIGPROCMASK, _PREAD, _READ, _MADVISE = 9, 11, 12, 13, 14, 17, 0, 28
+_CLOSE_RANGE = 436
 
 # Two functions in machine code; `hold` at 0, `perform` at 0x40.
 #
@@ -92,19 +95,26 @@ class _Place:
         ctypes.memmove(self.code, code, len(code))
         if _libc.mprotect(ctypes.c_size_t(self.code), ctypes.c_size_t(PAGE), _PROT_READ | _PROT_EXEC):
             raise Refused("code of our own cannot be run")
-        self.space = _map(SPACE_BYTES, 0)
+        self.space = _map(SPACE_BYTES, _PROT_READ | _PROT_WRITE)
         self.hold = ctypes.PYFUNCTYPE(ctypes.c_long, ctypes.c_size_t, ctypes.c_int)(self.code)
         self.perform = ctypes.PYFUNCTYPE(ctypes.c_long, ctypes.c_size_t)(self.code + _PERFORM_AT)
 
-    def open(self):
-        """Makes the space writable."""
-        _libc.mprotect(ctypes.c_size_t(self.space), ctypes.c_size_t(SPACE_BYTES), _PROT_READ | _PROT_WRITE)
+        # What every guest of this zygote has, and of no other.
+        self.name = os.urandom(16).hex()
+        self.lines = _own_lines()
+
+    def memory(self):
+        """The space, to write to."""
         return (ctypes.c_char * SPACE_BYTES).from_address(self.space)
 
-    def close(self):
-        """Gives the memory back."""
-        _libc.madvise(ctypes.c_size_t(self.space), ctypes.c_size_t(SPACE_BYTES), 4)
-        _libc.mprotect(ctypes.c_size_t(self.space), ctypes.c_size_t(SPACE_BYTES), 0)
+
+def _own_lines():
+    """The mappings of this process as lines of text."""
+    try:
+        with open("/proc/self/maps") as maps:
+            return frozenset(maps.read().splitlines())
+    except OSError:
+        raise Refused("a zygote cannot see itself") from None
 
 
 def _map(size, prot):
@@ -118,7 +128,7 @@ _place = None
 
 
 def reserve():
-    """In the zygote: sets aside what images need. Without it, no guest is written down or becomes an image."""
+    """In the zygote, once all is loaded: sets aside what images need. Without it there are none of its guests."""
     global _place
     try:
         _place = _Place()
@@ -234,20 +244,14 @@ def areas_of(pid):
     return areas
 
 
-def own_lines():
-    """The mappings of this process as lines of text."""
-    with open("/proc/self/maps") as maps:
-        return set(maps.read().splitlines())
-
-
 class _Writer:
-    def __init__(self, pid, pristine, told, bytes_max, send):
+    def __init__(self, pid, told, bytes_max, send):
         self._memory = os.open("/proc/%d/mem" % pid, os.O_RDONLY)
         self._pages = os.open("/proc/%d/pagemap" % pid, os.O_RDONLY)
-        self._pid, self._pristine, self._told = pid, pristine, told
+        self._pid, self._told = pid, told
         self._bytes_max, self._send = bytes_max, send
         self._at = 0
-        self._calls, self._files, self._kept, self._fixes = [], [], [], []
+        self._calls, self._files, self._fixes = [], [], []
 
     def write(self):
         pointer = self._wait()
@@ -293,13 +297,16 @@ class _Writer:
         if area.start in (ours.code, ours.space):
             return
         if area.is_special:
-            if area.start < _USER_END:
-                self._kept.append(area.line)
+            # The kernel's, and where it was when the zygote was started.
+            if area.start < _USER_END and area.line not in ours.lines:
+                raise Refused("the kernel's own pages have moved")
         elif area.path == "[stack]":
             self._stack(area, pointer)
         elif area.is_anonymous and not area.is_shared:
-            self._fresh(area, -1, 0)
-            self._runs(area)
+            runs = self._runs(area)
+            if runs != [(area.start, area.end)]:
+                self._fresh(area, -1, 0)
+            self._overlay(area, runs)
         elif area.path.endswith(" (deleted)"):
             raise Refused("memory is mapped from a file that is gone: " + area.path, "memory")
         elif area.is_shared and area.prot & _PROT_WRITE:
@@ -327,12 +334,11 @@ class _Writer:
 
     def _file(self, area):
         if area.prot & _PROT_WRITE and area.end - area.start <= WHOLE_BYTES_MAX:
-            return self._overlay(area, area.start, area.end)
-        if area.line in self._pristine and not area.prot & _PROT_WRITE:
-            self._kept.append(area.line)
-        else:
+            return self._overlay(area, [(area.start, area.end)])
+        # What is not writable and was there in the zygote is there in the guest.
+        if area.line not in place().lines or area.prot & _PROT_WRITE:
             self._fresh(area, self._number(area.path), area.offset)
-        self._runs(area)
+        self._overlay(area, self._runs(area))
 
     def _number(self, path):
         if path not in self._files:
@@ -340,31 +346,28 @@ class _Writer:
         return self._files.index(path) + 1
 
     def _runs(self, area):
-        """What the process has written into this area."""
+        """The parts of this area that the process has written to, as pairs of addresses."""
         if area.is_shared or "wf" in area.flags or not area.prot & _PROT_READ:
-            return
+            return []
+        runs = []
         count = (area.end - area.start) // PAGE
         words = os.pread(self._pages, count * 8, area.start // PAGE * 8)
-        run = None
         for number, (word,) in enumerate(struct.iter_unpack("<Q", words)):
             # Present or swapped out, and no page of the file.
             if not word >> 62 or (word >> 61) & 1:
                 continue
-            if run and number - run[1] <= HOLE_PAGES:
-                run[1] = number + 1
-                continue
-            if run:
-                self._overlay(area, area.start + run[0] * PAGE, area.start + run[1] * PAGE)
-            run = [number, number + 1]
-        if run:
-            self._overlay(area, area.start + run[0] * PAGE, area.start + run[1] * PAGE)
+            if runs and number - runs[-1][1] <= HOLE_PAGES:
+                runs[-1][1] = number + 1
+            else:
+                runs.append([number, number + 1])
+        return [(area.start + first * PAGE, area.start + end * PAGE) for first, end in runs]
 
-    def _overlay(self, area, start, end):
-        at = self._at
-        while start + self._at - at < end:
-            here = start + self._at - at
-            self._put(self._read(here, min(READ_BYTES, end - here)))
-        self._call_with_file(0, 4, _MMAP, start, end - start, area.prot, _MAP_PRIVATE | _MAP_FIXED, -1, at)
+    def _overlay(self, area, runs):
+        for start, end in runs:
+            at = self._at
+            for here in range(start, end, READ_BYTES):
+                self._put(self._read(here, min(READ_BYTES, end - here)))
+            self._call_with_file(0, 4, _MMAP, start, end - start, area.prot, _MAP_PRIVATE | _MAP_FIXED, -1, at)
 
     def _read(self, start, size):
         data = os.pread(self._memory, size, start)
@@ -386,34 +389,27 @@ class _Writer:
         ours = place()
         actions = bytes.fromhex(self._told["actions"])
         blocked = bytes.fromhex(self._told["blocked"])
-        # One call for each signal that can be handled, one for the mask, one for the thread's number, and the end.
+        # One call for each signal that can be handled, for the mask, the thread's number, the descriptors, and the end.
         handled = [number for number in range(1, _SIGNALS + 1) if number not in (9, 19)]
-        data_at = (len(self._calls) + len(handled) + 3) * _CALL.size
+        data_at = (len(self._calls) + len(handled) + 4) * _CALL.size
         for number in handled:
             address = ours.space + data_at + (number - 1) * _ACTION_BYTES
             self._call(_SIGACTION, number, address, 0, _SIGNAL_BYTES)
         self._call(_SIGPROCMASK, 2, ours.space + data_at + len(actions), 0, _SIGNAL_BYTES)
         self._call_with_file(-1, 0, _READ, -1, self._told["thread_id_at"], 4)
+        self._call(_CLOSE_RANGE, KEPT_DESCRIPTORS, 0xFFFFFFFF, 0)
         self._call(-1, pointer)
         calls = b"".join(self._calls) + actions + blocked
         if len(calls) > SPACE_BYTES:
             raise Refused("the memory is in too many pieces", "size")
-        header = {
-            "code": ours.code,
-            "space": ours.space,
-            "thread": _pthread_self(),
-            "kept": self._kept,
-            "files": self._files,
-            "fixes": self._fixes,
-        }
-        header = json.dumps(header).encode()
+        header = json.dumps({"zygote": ours.name, "files": self._files, "fixes": self._fixes}).encode()
         header += b" " * (-(self._at + 8 + len(header)) % PAGE)
         return struct.pack("<Q", len(header)) + header + calls
 
 
-def write(pid, pristine, told, bytes_max, send):
-    """Writes the image of a child that holds still, piece by piece; `pristine` is `own_lines()` before its fork."""
-    _Writer(pid, pristine, told, bytes_max, send).write()
+def write(pid, told, bytes_max, send):
+    """Writes the image of a child that holds still, piece by piece; `told` is what its `Self` has described."""
+    _Writer(pid, told, bytes_max, send).write()
 
 
 # The process that becomes the image.
@@ -428,17 +424,15 @@ def become(fd):
         raise Refused("the image is damaged")
     (header_bytes,) = struct.unpack("<Q", os.pread(fd, 8, at))
     header = json.loads(os.pread(fd, header_bytes, at + 8))
-    if (header["code"], header["space"], header["thread"]) != (ours.code, ours.space, _pthread_self()):
+    if header["zygote"] != ours.name:
         raise Refused("the image is of another zygote", "zygote")
-    if not own_lines().issuperset(header["kept"]):
-        raise Refused("the image is of another zygote, or libraries have changed", "zygote")
     calls_bytes = length - 8 - header_bytes
     if calls_bytes > SPACE_BYTES:
         raise Refused("the image is damaged")
     files = [fd, *_opened(header["files"])]
     source, number = os.pipe()
     os.write(number, struct.pack("<i", os.getpid()))
-    space = ours.open()
+    space = ours.memory()
     os.preadv(fd, [memoryview(space).cast("B")[:calls_bytes]], at + 8 + header_bytes)
     for call, position, file in header["fixes"]:
         descriptor = source if file < 0 else files[file]

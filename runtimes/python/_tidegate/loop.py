@@ -33,8 +33,6 @@ def prepare():
     """Loads what the shim itself may need later, for a zygote: each guest would load it again."""
     from . import faults, image, logformat, snapstart  # noqa: F401
 
-    image.reserve()
-
 
 def rehearse(search_path):
     """Does all that an instance does until its first answer, for nobody, and leaves no trace.

@@ -37,8 +37,8 @@ def take(link, search_path):
     ours, theirs = socket.socketpair()
     try:
         image.place()
-        pristine, me = image.own_lines(), image.Self()
-    except (Refused, OSError) as refusal:
+        me = image.Self()
+    except Refused as refusal:
         _answer(link, _code(refusal), str(refusal))
     # User code may end this process, which fails its Init, but may not use it.
     image.hide(True)
@@ -60,7 +60,7 @@ def take(link, search_path):
             raise Refused(told["text"], told["code"])
         _check_processes(child)
         bytes_max = int(os.environ["AWS_LAMBDA_FUNCTION_MEMORY_SIZE"]) << 20
-        image.write(child, pristine, told, bytes_max, lambda data: link.send(channel.IMAGE, {}, data))
+        image.write(child, told, bytes_max, lambda data: link.send(channel.IMAGE, {}, data))
     except (Refused, OSError) as refusal:
         code, text = _code(refusal), str(refusal)
     os.kill(child, signal.SIGKILL)
@@ -200,8 +200,6 @@ class _State:
 
     def restore(self):
         """In a process that has just become the image."""
-        os.closerange(channel.FD + 1, _highest_descriptor() + 1)
-        image.place().close()
         os.umask(self.mask)
         _unpack_tmp(self.tmp)
         self.tmp = None
@@ -212,10 +210,6 @@ class _State:
 
 def _open_descriptors():
     return sorted(int(name) for name in os.listdir("/proc/self/fd") if os.path.islink("/proc/self/fd/" + name))
-
-
-def _highest_descriptor():
-    return max(_open_descriptors())
 
 
 class _File:
@@ -289,7 +283,8 @@ def _notice_fork():
     if threading is not None and hasattr(threading.main_thread(), "_set_native_id"):
         threading.main_thread()._set_native_id()
     openssl = sys.modules.get("_ssl")
-    if openssl is not None:
+    # Later ones notice by the number of the process.
+    if openssl is not None and openssl.OPENSSL_VERSION_INFO < (3, 0, 0):
         openssl.RAND_add(os.urandom(64), 64.0)
 
 

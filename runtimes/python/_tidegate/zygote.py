@@ -18,7 +18,7 @@ import struct
 import sys
 import traceback
 
-from . import channel, loop
+from . import channel, image, loop
 
 SOCKET_FD = 3
 ORDER_BYTES_MAX = 4096
@@ -105,6 +105,7 @@ class _Zygote:
         self._own_fds = (woken, wake)
         for _ in range(REHEARSALS):
             loop.rehearse(self._search_path)
+        image.reserve()
         # What is here now is shared by all guests for as long as nobody touches it.
         gc.collect()
         gc.freeze()
