@@ -73,6 +73,11 @@ def log_of(api, name):
     return [line["text"] for line in api.send("GET", f"/tidegate/v1/functions/{name}/logs").json()["lines"]]
 
 
+def metrics_of(api):
+    """The text of all metrics."""
+    return api.send("GET", "/metrics").body.decode()
+
+
 def parents_of(server):
     """The processes below a server, with their parents."""
     processes = kernel.all_processes()
@@ -216,6 +221,15 @@ def test_a_hook_after_the_restore_that_fails(api, snap):
     refusal = api.refused("invoke", FunctionName=name, Qualifier=version)
     api.check(refusal, 400, "SnapStartException", re.compile("hook after the restore"))
     assert any("ZeroDivisionError" in line for line in log_of(api, name))
+
+
+def test_a_version_cannot_be_invoked_before_its_snapshot(api, snap):
+    name = snap(SLOW, MemorySize=512)
+    version = api.client.publish_version(FunctionName=name)["Version"]
+    refusal = api.refused("invoke", FunctionName=name, Qualifier=version)
+    api.check(refusal, 409, "SnapStartNotReadyException", re.compile("^Lambda is initializing your function"))
+    assert wait_until(lambda: settled(api, name, version), "it is settled", 30)["State"] == "Active"
+    api.invoke(name, {}, Qualifier=version).ok()
 
 
 def test_a_restore_that_takes_too_long(server_factory):
@@ -530,6 +544,63 @@ def test_explain_and_metrics(api, server, snap):
     keys = {"AWS_ENDPOINT_URL": server.endpoint, "AWS_REGION": "us-east-1", **server.credentials()}
     text = server.run("explain", request, env=keys).stdout
     assert re.search(r"cold start: .*; sandbox [\d.]+ ms, restored from a snapshot in [\d.]+ ms", text), text
-    metrics = api.send("GET", "/metrics").body.decode()
+    metrics = metrics_of(api)
     assert 'tidegate_worker_restores_total{reason="restored"}' in metrics
     assert 'tidegate_worker_snapshots_total{reason="taken"}' in metrics
+
+
+NASTY = {
+    "kills the guest that takes the snapshot": ("import os\nos.kill(2, 9)\nimport time\ntime.sleep(60)", "Runtime.ExitError"),
+    "eats memory": ("hog = []\nwhile True:\n    hog.append(bytearray(b'x' * 10_000_000))", "Runtime.OutOfMemory"),
+    "writes to every descriptor": (
+        "import os\nfor fd in range(3, 256):\n    try:\n        os.write(fd, bytes([255]) * 9_000 + b'\\n')\n    except OSError:\n        pass\n",
+        "Runtime.ExitError",
+    ),
+    "tells lies of itself": (
+        "import os\nfor fd in range(4, 256):\n    try:\n        os.write(fd, b'{\"frame\": 1, \"break\": -1, \"actions\": 7}\\n')\n    except OSError:\n        pass\n",
+        "Runtime.ExitError",
+    ),
+}
+
+
+@pytest.mark.parametrize("how", NASTY)
+def test_a_nasty_init_harms_itself_alone(api, snap, how):
+    source, error = NASTY[how]
+    neighbour = snap("def handler(event, context): return 1\n")
+    version = publish(api, neighbour)
+    name = snap(source + "\ndef handler(event, context): return 2\n", Timeout=10)
+    published = api.client.publish_version(FunctionName=name)["Version"]
+    shown = wait_until(lambda: settled(api, name, published), "it is settled", 60)
+    assert shown["State"] == "Failed" and error in shown["StateReason"], shown
+    answer = api.invoke(neighbour, {}, tail=True, Qualifier=version)
+    assert answer.ok() == 1 and "Restore Duration" in answer.log
+
+
+def test_a_guest_that_ends_in_its_restore_is_given_up_after_a_few(server_factory):
+    server = server_factory(config={"limits": {"idle_ms": 200}})
+    api = Api(server.endpoint, server.credentials())
+    source = "import os\nfrom snapshot_restore_py import *\nregister_after_restore(os._exit, 5)\ndef handler(e, c): return 1\n"
+    name = api.create(zip_of({"app.py": source}), Handler="app.handler", SnapStart=ON)
+    version = publish(api, name)
+    assert snap_start(api, name, version)["OptimizationStatus"] == "On"
+
+    def given_up():
+        answer = api.invoke(name, {}, tail=True, Qualifier=version)
+        assert answer.ok() == 1 and "Restore Duration" not in answer.log
+        time.sleep(0.5)
+        return images(server) == 0
+
+    wait_until(given_up, "no further snapshot is taken", 60)
+    for _ in range(3):
+        assert given_up(), "it stays so"
+    lost = re.search(r'tidegate_worker_restores_total\{reason="the snapshot could not be restored"\} (\d+)', metrics_of(api))
+    assert int(lost[1]) == 3
+
+
+def test_an_image_as_large_as_the_function(api, snap):
+    source = "import os\nBIG = os.urandom(300 << 20)\ndef handler(event, context): return [len(BIG), BIG[-3] == BIG[299 << 20]]\n"
+    name = snap(source, MemorySize=512)
+    version = publish(api, name)
+    assert snap_start(api, name, version)["OptimizationStatus"] == "On"
+    answer = api.invoke(name, {}, tail=True, Qualifier=version)
+    assert answer.ok()[0] == 300 << 20 and "Restore Duration" in answer.log

@@ -3,7 +3,7 @@
 use crate::functions::each_function;
 use crate::{Error, Shared};
 use model::function::{LastUpdate, Spec, State};
-use model::snapshot::{Snapshot, Target, Targets};
+use model::snapshot::{INITIALIZING, Snapshot, Target, Targets};
 use model::{Alias, Function, FunctionName, Published, Version};
 use std::sync::Arc;
 
@@ -115,6 +115,9 @@ impl Shared {
                 Some(spec) => Target::Ready(Arc::new(spec)),
                 None => Target::NotReady { state: "Failed" },
             },
+            State::Pending(_) if version != Version::Latest && wants_snapshot(function) => {
+                Target::NotReady { state: INITIALIZING }
+            }
             State::Pending(_) => Target::NotReady { state: "Pending" },
             State::Inactive(_) => Target::NotReady { state: "Inactive" },
             State::Failed(_) => Target::NotReady { state: "Failed" },

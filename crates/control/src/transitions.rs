@@ -5,7 +5,7 @@ use crate::functions::each_function;
 use crate::snapshot::wants_snapshot;
 use crate::{Error, Handle, Shared, new_revision_id, now_ms};
 use model::function::{LastUpdate, Reason, State};
-use model::snapshot::Target;
+use model::snapshot::{INITIALIZING, Target};
 use model::{Function, FunctionName, Runtime, RuntimeFamily, Version};
 use scheduler::function_state;
 use std::sync::{Arc, PoisonError};
@@ -278,7 +278,7 @@ impl Handle {
             loop {
                 let snapshot = self.shared.config.snapshot.load();
                 let pending = match snapshot.functions.get(name).and_then(|targets| targets.version(version)) {
-                    Some(Target::NotReady { state }) => *state == "Pending",
+                    Some(Target::NotReady { state }) => matches!(*state, "Pending" | INITIALIZING),
                     Some(Target::Ready(_)) | None => false,
                 };
                 if !pending {

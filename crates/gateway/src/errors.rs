@@ -9,6 +9,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use control::{NotProvisioned, PackageError, RemoteError, WeightFault};
 use model::invocation::ThrottleReason;
+use model::snapshot::INITIALIZING;
 use model::{FunctionArn, Qualifier};
 use router::NoRoute;
 use serde_json::{Map, Value};
@@ -49,6 +50,8 @@ pub enum Exception {
     ServiceUnavailable,
     /// A hook that runs after the restore of a snapshot failed.
     SnapStart,
+    /// A snapshot is being taken.
+    SnapStartNotReady,
     /// The restore of a snapshot took too long.
     SnapStartTimeout,
     /// Throttled.
@@ -100,6 +103,7 @@ impl Exception {
             E::Service => ("ServiceException", 500, Upper, Service),
             E::ServiceUnavailable => ("ServiceUnavailableException", 503, Upper, Service),
             E::SnapStart => ("SnapStartException", 400, Upper, User),
+            E::SnapStartNotReady => ("SnapStartNotReadyException", 409, Upper, User),
             E::SnapStartTimeout => ("SnapStartTimeoutException", 408, Upper, User),
             E::TooManyRequests => ("TooManyRequestsException", 429, Lower, User),
             E::UnknownOperation => ("UnknownOperationException", 404, Upper, User),
@@ -286,6 +290,12 @@ fn from_weights(fault: WeightFault) -> Refusal {
 
 /// A function that does not take what was asked of it now.
 fn not_ready(state: &str) -> Refusal {
+    if state == INITIALIZING {
+        // The service model's description of the exception.
+        let text = "Lambda is initializing your function. You can invoke the function when the function state becomes \
+                    Active.";
+        return Refusal::new(Exception::SnapStartNotReady, text);
+    }
     let text = "The operation cannot be performed at this time. The function is currently in the following state:";
     Refusal::new(Exception::ResourceConflict, format!("{text} {state}"))
 }

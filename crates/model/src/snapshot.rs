@@ -53,6 +53,9 @@ impl Targets {
     }
 }
 
+/// The state of a published version of which a snapshot is being taken (SnapStart); the API shows it as Pending.
+pub const INITIALIZING: &str = "Initializing";
+
 /// What the router knows of one version.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Target {
@@ -60,7 +63,7 @@ pub enum Target {
     Ready(Arc<Spec>),
     /// Invocations are refused; the state's name as the API spells it.
     NotReady {
-        /// `Pending`, `Failed` or `Inactive`.
+        /// `Pending`, `Failed`, `Inactive`, or [`INITIALIZING`].
         state: &'static str,
     },
 }
