@@ -553,12 +553,12 @@ NASTY = {
     "kills the guest that takes the snapshot": ("import os\nos.kill(2, 9)\nimport time\ntime.sleep(60)", "Runtime.ExitError"),
     "eats memory": ("hog = []\nwhile True:\n    hog.append(bytearray(b'x' * 10_000_000))", "Runtime.OutOfMemory"),
     "writes to every descriptor": (
-        "import os\nfor fd in range(3, 256):\n    try:\n        os.write(fd, bytes([255]) * 9_000 + b'\\n')\n    except OSError:\n        pass\n",
-        "Runtime.ExitError",
+        "import os\nfor fd in range(4, 256):\n    try:\n        os.write(fd, bytes([255]) * 9_000 + b'\\n')\n    except OSError:\n        pass\n",
+        None,
     ),
     "tells lies of itself": (
         "import os\nfor fd in range(4, 256):\n    try:\n        os.write(fd, b'{\"frame\": 1, \"break\": -1, \"actions\": 7}\\n')\n    except OSError:\n        pass\n",
-        "Runtime.ExitError",
+        None,
     ),
 }
 
@@ -571,7 +571,11 @@ def test_a_nasty_init_harms_itself_alone(api, snap, how):
     name = snap(source + "\ndef handler(event, context): return 2\n", Timeout=10)
     published = api.client.publish_version(FunctionName=name)["Version"]
     shown = wait_until(lambda: settled(api, name, published), "it is settled", 60)
-    assert shown["State"] == "Failed" and error in shown["StateReason"], shown
+    if error:
+        assert shown["State"] == "Failed" and error in shown["StateReason"], shown
+    else:
+        assert (shown["State"], shown["SnapStart"]["OptimizationStatus"]) == ("Active", "Off")
+        assert api.invoke(name, {}, Qualifier=published).ok() == 2
     answer = api.invoke(neighbour, {}, tail=True, Qualifier=version)
     assert answer.ok() == 1 and "Restore Duration" in answer.log
 

@@ -48,21 +48,21 @@ def take(link, search_path):
         ours.close()
         _become_image(me, theirs.detach(), search_path)
     theirs.close()
-    told = _hear(ours)
-    if told is None:
-        _end_like(child)
-    if "failure" in told:
-        link.send(channel.INIT_ERROR, {"type": told["type"]}, jsontext.encode(told["failure"]))
-        os._exit(1)
     code = text = None
     try:
+        told = _hear(ours)
+        if told is None:
+            _end_like(child)
+        if "failure" in told:
+            link.send(channel.INIT_ERROR, {"type": told["type"]}, jsontext.encode(told["failure"]))
+            os._exit(1)
         if "code" in told:
             raise Refused(told["text"], told["code"])
         _check_processes(child)
         bytes_max = int(os.environ["AWS_LAMBDA_FUNCTION_MEMORY_SIZE"]) << 20
         image.write(child, told, bytes_max, lambda data: link.send(channel.IMAGE, {}, data))
-    except (Refused, OSError) as refusal:
-        code, text = _code(refusal), str(refusal)
+    except Exception as refusal:  # user code may have told anything in the child's name
+        code, text = _code(refusal), str(refusal) or type(refusal).__name__
     os.kill(child, signal.SIGKILL)
     _answer(link, code, text)
 
