@@ -291,6 +291,42 @@ def test_what_cannot_be_restored_initialises_and_says_so(api, snap, why):
     assert told["cold_start"]["without_snapshot"] == why and not told["cold_start"]["restored"]
 
 
+FORKABLE = """
+import os, queue, threading
+WORK, DONE, THREADS = queue.Queue(), queue.Queue(), []
+
+def work():
+    while (item := WORK.get()) is not None:
+        DONE.put(item * 2)
+
+def begin():
+    THREADS[:] = [threading.Thread(target=work, daemon=True)]
+    THREADS[0].start()
+
+def end():
+    if THREADS:
+        WORK.put(None)
+        THREADS.pop().join()
+
+begin()
+os.register_at_fork(before=end)
+
+def handler(event, context):
+    if not THREADS:
+        begin()
+    WORK.put(21)
+    return [DONE.get(timeout=5), os.environ["AWS_LAMBDA_INITIALIZATION_TYPE"], threading.active_count()]
+"""
+
+
+def test_threads_that_end_before_a_fork_are_no_obstacle(api, snap):
+    """As those of OpenBLAS, and thus of `numpy`, do."""
+    name = snap(FORKABLE)
+    version = publish(api, name)
+    assert snap_start(api, name, version)["OptimizationStatus"] == "On"
+    assert api.invoke(name, {}, Qualifier=version).ok() == [42, "snap-start", 2]
+
+
 LIVELY = """
 import ctypes, gc, signal, socket, subprocess, sys, threading, asyncio, multiprocessing, sqlite3, decimal, logging
 LIBRARY = ctypes.CDLL("/var/task/extra.so")

@@ -166,6 +166,7 @@ class Self:
         blocked = ctypes.create_string_buffer(_SIGNAL_BYTES)
         _libc.syscall(_SIGPROCMASK, 0, None, blocked, _SIGNAL_BYTES)
         return {
+            "pid": os.getpid(),
             "frame": ctypes.addressof(self._frame),
             "break": _libc_break(),
             "thread_id_at": self._thread_id_at(),
@@ -408,7 +409,7 @@ class _Writer:
 
 
 def write(pid, told, bytes_max, send):
-    """Writes the image of a child that holds still, piece by piece; `told` is what its `Self` has described."""
+    """Writes the image of a descendant that holds still, piece by piece; `told` is what its `Self` has described."""
     _Writer(pid, told, bytes_max, send).write()
 
 

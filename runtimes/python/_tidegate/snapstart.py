@@ -1,11 +1,11 @@
 """SnapStart: Init once, in a process that is then written down, and guests that become it instead of initialising.
 
-Taking: the guest that was assigned stays as it is and forks; the child does Init and the hooks, and holds still, and the
-guest sends its image to the daemon. Restoring: a guest becomes the image before it is assigned, and finds itself where the
+Taking: the guest that was assigned stays as it is and forks; the child does Init and the hooks, and forks once more; what that
+leaves holds still, and the guest sends its image to the daemon. Restoring: a guest becomes the image before it is assigned, and finds itself where the
 child held still. `image.py` does the memory; this module does all else that a process has.
 
-The guest is process 2 of its sandbox and the child of the one that writes is 3: libraries that notice a fork by the number of
-the process notice the restore too.
+A guest is process 2 of its sandbox, and what is written down never is: libraries that notice a fork by the number of the
+process notice the restore too.
 """
 
 import ctypes
@@ -58,9 +58,9 @@ def take(link, search_path):
             os._exit(1)
         if "code" in told:
             raise Refused(told["text"], told["code"])
-        _check_processes(child)
+        _check_processes(child, told["pid"])
         bytes_max = int(os.environ["AWS_LAMBDA_FUNCTION_MEMORY_SIZE"]) << 20
-        image.write(child, told, bytes_max, lambda data: link.send(channel.IMAGE, {}, data))
+        image.write(told["pid"], told, bytes_max, lambda data: link.send(channel.IMAGE, {}, data))
     except Exception as refusal:  # user code may have told anything in the child's name
         code, text = _code(refusal), str(refusal) or type(refusal).__name__
     os.kill(child, signal.SIGKILL)
@@ -89,7 +89,7 @@ def _hear(ours):
         if not more or len(text) > TOLD_BYTES_MAX:
             return None
         text += more
-    return json.loads(text)
+    return json.loads(text.split(b"\n")[0])
 
 
 def _end_like(child):
@@ -103,12 +103,13 @@ def _end_like(child):
     os._exit(os.WEXITSTATUS(status) if os.WIFEXITED(status) else 1)
 
 
-def _check_processes(child):
-    ours = {"1", str(os.getpid()), str(child)}
+def _check_processes(child, fork):
+    ours = {"1", str(os.getpid()), str(child), str(fork)}
     if any(name.isdigit() and name not in ours for name in os.listdir("/proc")):
         raise Refused("Init has left processes running", "processes")
-    if len(os.listdir("/proc/%d/task" % child)) != 1:
-        raise Refused("Init has left threads running", "threads")
+    for pid in (child, fork):
+        if len(os.listdir("/proc/%d/task" % pid)) != 1:
+            raise Refused("Init has left threads running", "threads")
 
 
 # The child.
@@ -126,13 +127,21 @@ def _become_image(me, fd, search_path):
     serve = loop.way_to_serve(link)
     handler = _initialise(fd)
     try:
-        _check_itself()
+        _check_children()
         state = _State(fd)
+        # Libraries that are ready for forks end their threads before one; the image is of what a fork leaves.
+        console.flush()
+        fork = os.fork()
+        if fork:
+            _check_threads()
+            os.waitpid(fork, 0)
+            os._exit(1)
         told = me.describe()
     except (Refused, OSError) as refusal:
-        told = {"code": _code(refusal), "text": str(refusal)}
+        _tell(fd, {"code": _code(refusal), "text": str(refusal)})
+        os._exit(0)
     _tell(fd, told)
-    if "code" in told or not me.hold(fd):
+    if not me.hold(fd):
         os._exit(0)
     state.restore()
     link.revive()
@@ -175,9 +184,12 @@ def _initialise(fd):
         os._exit(1)
 
 
-def _check_itself():
+def _check_threads():
     if len(os.listdir("/proc/self/task")) != 1:
         raise Refused("Init has left threads running", "threads")
+
+
+def _check_children():
     try:
         os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
     except ChildProcessError:
