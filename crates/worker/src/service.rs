@@ -112,7 +112,7 @@ impl Service {
         let (interpreters, interpreters_seen) = watch::channel(None);
         let shared = Arc::new(Shared {
             budget: Budget::new(&config.limits, config.memory_mb_machine),
-            snapshots: Snapshots::new(config.limits.snapshot_bytes),
+            snapshots: Snapshots::new(snapshot_bytes(&config)),
             limits: config.limits,
             region: config.region,
             keep_alive: config.keep_alive,
@@ -156,6 +156,11 @@ impl Service {
         shared.launches.all_gone();
         Err(Error::LauncherGone(error))
     }
+}
+
+/// Snapshots have a tenth of the machine at most: instances are promised four fifths.
+fn snapshot_bytes(config: &Config) -> u64 {
+    config.limits.snapshot_bytes.min((config.memory_mb_machine << 20) / 10)
 }
 
 async fn receive(socket: &UnixStream, buffer: &mut Buffer) -> Result<wire::Received<Event>, wire::Error> {

@@ -23,6 +23,9 @@ const GUESTS_MAX: u32 = 20;
 pub const TAKES_MAX: usize = 4;
 /// Pause before the next.
 const GUEST_PAUSE: Duration = Duration::from_millis(500);
+/// An image that was used within this time does not give way to one that was dropped before: versions that take turns
+/// would have snapshots taken for ever.
+const CONTESTED: Duration = Duration::from_secs(60);
 /// How long the image of a version is kept that is not yet among those that may be invoked: it is being published.
 const UNPUBLISHED_KEPT: Duration = Duration::from_secs(300);
 /// Bytes that an image may have beyond the function's memory: its index, and pages that are there twice.
@@ -121,6 +124,8 @@ struct Entry {
     published: bool,
     used: Instant,
     failures: u32,
+    /// Bytes of its newest image, once it had one.
+    bytes: u64,
 }
 
 #[derive(Debug)]
@@ -171,7 +176,11 @@ impl Snapshots {
     /// Whether one is to be taken now; then nobody else takes one until [`Snapshots::end`].
     fn begin(&self, of: Generation) -> bool {
         let mut entries = self.lock();
-        let new = || Entry { state: State::Wanted(Why::None), published: false, used: Instant::now(), failures: 0 };
+        if is_contested(&entries, of, self.bytes_max) {
+            return false;
+        }
+        let state = State::Wanted(Why::None);
+        let new = || Entry { state, published: false, used: Instant::now(), failures: 0, bytes: 0 };
         let entry = entries.entry(of).or_insert_with(new);
         let wanted = matches!(entry.state, State::Wanted(_));
         if wanted {
@@ -186,6 +195,7 @@ impl Snapshots {
         let Some(entry) = entries.get_mut(&of) else { return Ok(()) };
         let why = match taken {
             Ok(image) if image.bytes() <= self.bytes_max => {
+                entry.bytes = image.bytes();
                 entry.state = State::Kept(Arc::new(image));
                 make_room(&mut entries, of, self.bytes_max);
                 return Ok(());
@@ -202,6 +212,14 @@ impl Snapshots {
     fn lock(&self) -> MutexGuard<'_, HashMap<Generation, Entry>> {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Whether an image of a version that had one before would take the place of one that is in use.
+fn is_contested(entries: &HashMap<Generation, Entry>, of: Generation, bytes_max: u64) -> bool {
+    let Some(before) = entries.get(&of).map(|entry| entry.bytes).filter(|bytes| *bytes > 0) else { return false };
+    let others = entries.iter().filter(|(other, entry)| **other != of && matches!(entry.state, State::Kept(_)));
+    let in_use = others.filter(|(_, entry)| entry.used.elapsed() < CONTESTED).map(|(_, entry)| entry.bytes);
+    before + in_use.sum::<u64>() > bytes_max
 }
 
 /// Drops what was used longest ago until the rest is small enough; `newest` stays.
@@ -388,7 +406,10 @@ mod tests {
         assert!(snapshots.image(Generation(1)).is_ok() && snapshots.image(Generation(3)).is_ok());
         assert_eq!(keep(&snapshots, 4, 101), Err(Why::Size));
         assert!(!snapshots.begin(Generation(4)), "it stays too large");
-        assert!(snapshots.begin(Generation(2)), "it is wanted again");
+        assert!(!snapshots.begin(Generation(2)), "it is wanted again, but those that are kept are in use");
+        snapshots.retain(&HashSet::from([1, 2, 3, 4].map(Generation)));
+        snapshots.retain(&HashSet::from([2, 4].map(Generation)));
+        assert!(snapshots.begin(Generation(2)), "there is room");
     }
 
     #[test]
