@@ -161,6 +161,30 @@ impl Platform {
         }
     }
 
+    /// Publishes a function, with SnapStart or without; what the version is invoked by, once it can be.
+    pub fn publish(&self, name: &str, snap_start: bool) -> Result<String, Failure> {
+        let path = format!("/2015-03-31/functions/{name}");
+        let wanted = json!({"SnapStart": {"ApplyOn": if snap_start { "PublishedVersions" } else { "None" }}});
+        self.request("PUT", &format!("{path}/configuration"), &wanted.to_string())?;
+        self.poll_configuration(&path, "", |shown| shown["LastUpdateStatus"] == "Successful")?;
+        let made = self.request("POST", &format!("{path}/versions"), "{}")?;
+        let made: Value = serde_json::from_slice(&made.body).unwrap_or_default();
+        let version = made["Version"].as_str().ok_or_else(|| self.failure("no version was published"))?;
+        let status = if snap_start { "On" } else { "Off" };
+        let is_ready = |shown: &Value| shown["State"] == "Active" && shown["SnapStart"]["OptimizationStatus"] == status;
+        self.poll_configuration(&path, &format!("?Qualifier={version}"), is_ready)?;
+        Ok(format!("{name}:{version}"))
+    }
+
+    fn poll_configuration(&self, path: &str, query: &str, wanted: impl Fn(&Value) -> bool) -> Result<(), Failure> {
+        let path = format!("{path}/configuration{query}");
+        let look = || {
+            let answer = self.request("GET", &path, "").ok()?;
+            wanted(&serde_json::from_slice(&answer.body).ok()?).then_some(())
+        };
+        process::poll_until(CHANGE_LIMIT, look).ok_or_else(|| self.failure("a change of a function does not end"))
+    }
+
     /// Removes a function.
     pub fn delete(&self, name: &str) -> Result<(), Failure> {
         self.request("DELETE", &format!("/2015-03-31/functions/{name}"), "").map(drop)

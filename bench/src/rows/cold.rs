@@ -83,7 +83,8 @@ impl Measured {
     }
 }
 
-fn ms(us: f64) -> f64 {
+/// Milliseconds.
+pub fn ms(us: f64) -> f64 {
     us / 1e3
 }
 
@@ -137,7 +138,7 @@ fn measure(options: &Options, subject: &Subject, other: Other) -> Result<Measure
 }
 
 /// One cold start. The handler's own count proves that the instance was new.
-fn start(platform: &Platform, name: &str) -> Result<Duration, Failure> {
+pub fn start(platform: &Platform, name: &str) -> Result<Duration, Failure> {
     match platform.connect()?.invoke(name)? {
         (1, took) => Ok(took),
         (count, _) => Err(Failure(format!("a start that should be cold met an instance with {count} invocations"))),

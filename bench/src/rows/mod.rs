@@ -9,6 +9,7 @@ pub mod memory;
 pub mod parked;
 pub mod proxy;
 pub mod signed;
+pub mod snapstart;
 pub mod victim;
 
 use crate::Failure;
@@ -39,4 +40,5 @@ pub const ALL: &[Row] = &[
     Row { number: "10", title: "routing and pool decisions", measure: decisions::measure },
     Row { number: "11", title: "a victim beside a CPU hog", measure: victim::measure },
     Row { number: "12", title: "what a signature costs", measure: signed::measure },
+    Row { number: "13", title: "cold start with SnapStart", measure: snapstart::measure },
 ];
