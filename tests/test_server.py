@@ -13,9 +13,9 @@ import requests
 
 from support import kernel
 from support.clients import Api, free_name
-from support.packages import zip_fixture
+from support.packages import zip_fixture, zip_of
 from support.polling import wait_until
-from support.server import ROOT, Server, free_port, is_release
+from support.server import OWN_MODE, ROOT, Server, free_port, is_release
 
 # In kB; the promise is 40 MB for an idle server.
 IDLE_KB_MAX = 40_000
@@ -26,10 +26,10 @@ EXAMPLES = ROOT / "examples" / "functions"
 
 
 def is_at_rest(server) -> bool:
-    """Only the launcher, its makers of networks and of file systems, and the daemon are there, and none of them runs."""
+    """Only the launcher, its cloner, its makers of networks and of file systems, and the daemon are there, and none of them runs."""
     processes = kernel.all_processes()
     tree = server.tree()
-    return len(tree) <= 4 and all(processes[pid][1] == "S" for pid in tree if pid in processes)
+    return len(tree) <= 5 and all(processes[pid][1] == "S" for pid in tree if pid in processes)
 
 
 class TestConfig:
@@ -354,3 +354,38 @@ def test_help_and_version(server_factory):
     assert server.run("--version").returncode == 0
     assert server.run("no-such-command").returncode == 2
     assert os.path.basename(server.program).startswith("tidegate")
+
+
+def _subnet_number(data_dir: str) -> int:
+    """Which of the 64 subnets a data folder stands for: FNV-1a, as in `sandbox::config`."""
+    hashed = 0xCBF29CE484222325
+    for byte in data_dir.encode():
+        hashed = ((hashed ^ byte) * 0x100000001B3) % 2**64
+    return int("%08x" % ((hashed ^ (hashed >> 32)) % 2**32), 16) >> 24 & 63
+
+
+ADDRESS = """
+import socket
+def handler(event, context):
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
+        s.connect(("192.0.2.1", 9))
+        return s.getsockname()[0]
+"""
+
+
+@pytest.mark.skipif(OWN_MODE != "root", reason="only root connects guests")
+def test_servers_whose_folders_stand_for_one_subnet_take_two(server_factory, tmp_path):
+    folders: dict = {}
+    for number in range(1000):
+        alike = folders.setdefault(_subnet_number(str(tmp_path / str(number))), [])
+        alike.append(str(tmp_path / str(number)))
+        if len(alike) == 3:
+            break
+    subnets = []
+    for folder in alike:
+        server = server_factory(data_dir=folder)
+        api = Api(server.endpoint, server.credentials())
+        name = api.create(zip_of({"app.py": ADDRESS}), Handler="app.handler")
+        subnets.append(api.invoke(name).ok().split(".")[:2])
+    assert subnets[0] != subnets[1] != subnets[2] != subnets[0], subnets
+    assert all(first == "100" and 64 <= int(second) < 128 for first, second in subnets)

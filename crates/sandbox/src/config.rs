@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 /// Where a machine's own programs are. The `PATH` of services often lacks some of these.
 pub const SYSTEM_PATH: [&str; 6] = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"];
 
+/// Subnets of 16 bits that a server chooses from.
+const SUBNETS: u8 = 64;
 /// Sandboxes that may be in the making or on their way out besides those of instances and those in stock.
 const STARTING_SPARE: u32 = 16;
 
@@ -20,6 +22,8 @@ pub struct Config {
     pub uid_base: u32,
     /// Addresses for guests, four per instance.
     pub subnet: Subnet,
+    /// Whether another subnet will do when another server of this machine has this one.
+    pub subnet_is_any: bool,
     /// Name servers for guests; `None` means those of the host.
     pub nameservers: Option<Vec<IpAddr>>,
     /// Interpreters by runtime; they win over those that are found.
@@ -43,6 +47,7 @@ impl Config {
             data_dir: data_dir.to_owned(),
             uid_base: 2_000_000,
             subnet: Subnet::of_data_dir(data_dir),
+            subnet_is_any: true,
             nameservers: None,
             runtimes: BTreeMap::new(),
             instances_max: 1_000,
@@ -107,11 +112,20 @@ impl Subnet {
 
     /// The subnet of a server whose configuration names none: one of the 64 with 16 bits in 100.64.0.0/10, the range
     /// that is nobody's own (RFC 6598). Servers on one machine have different data folders, and so most likely
-    /// different subnets.
+    /// different subnets; where not, `prepare` takes one of [`Subnet::others`].
     fn of_data_dir(path: &Path) -> Subnet {
         let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-        let number = u8::from_str_radix(&key_of(&path)[..2], 16).unwrap_or(0) % 64;
-        Subnet { address: Ipv4Addr::new(100, 64 + number, 0, 0), prefix_bits: 16 }
+        Subnet::numbered(u8::from_str_radix(&key_of(&path)[..2], 16).unwrap_or(0))
+    }
+
+    fn numbered(number: u8) -> Subnet {
+        Subnet { address: Ipv4Addr::new(100, 64 + number % SUBNETS, 0, 0), prefix_bits: 16 }
+    }
+
+    /// This one of the 64 and the others, each once.
+    pub(crate) fn others(self) -> impl Iterator<Item = Subnet> {
+        let own = self.address.octets()[1] % SUBNETS;
+        (0..SUBNETS).map(move |further| Subnet::numbered(own + further))
     }
 
     /// How many addresses it has.
@@ -146,6 +160,14 @@ mod tests {
         for bad in ["", "100.96.0.0", "100.96.0.1/16", "10.0.0.0/7", "10.0.0.0/29", "a/8", "10.0.0.0/8/8"] {
             assert_eq!(Subnet::parse(bad), Err(SubnetError), "{bad}");
         }
+    }
+
+    #[test]
+    fn others_are_all_and_begin_with_the_own() {
+        let own = Subnet::parse("100.90.0.0/16").unwrap();
+        let all: Vec<String> = own.others().map(|subnet| subnet.to_string()).collect();
+        assert_eq!(all[..2], ["100.90.0.0/16", "100.91.0.0/16"]);
+        assert_eq!((all.len(), all[37].as_str(), all[38].as_str()), (64, "100.127.0.0/16", "100.64.0.0/16"));
     }
 
     #[test]

@@ -18,6 +18,8 @@ use std::path::{Path, PathBuf};
 
 /// Entries of the data folder whose owner is changed at the first start, at most.
 const CHOWN_MAX: u32 = 10_000_000;
+/// The folder of all launchers of root: what they stage, and who has which subnet.
+const RUN_DIR: &str = "/run/tidegate";
 /// Depth of folders in the data folder, at most.
 const DEPTH_MAX: u32 = 64;
 
@@ -91,11 +93,12 @@ pub struct Prepared {
     daemon_data_dir: PathBuf,
     /// The open data folder, locked while the launcher or the daemon lives.
     lock: OwnedFd,
+    subnet_lock: Option<OwnedFd>,
 }
 
 /// Makes everything that the daemon needs before it starts. The caller has one thread only: this moves it into new
 /// namespaces.
-pub fn prepare(config: Config) -> Result<Prepared, Error> {
+pub fn prepare(mut config: Config) -> Result<Prepared, Error> {
     check_counts(&config)?;
     raise_open_files();
     let (path, lock) = open_data_dir(&config.data_dir)?;
@@ -108,10 +111,11 @@ pub fn prepare(config: Config) -> Result<Prepared, Error> {
         let (uid, gid) = daemon_ids(&config);
         give(data.as_fd(), uid, gid).map_err(|source| Error::Chown { path: path.clone(), source })?;
     }
+    let subnet_lock = if mode == Mode::Root { take_subnet(&mut config) } else { None };
     let packages = open_packages(data.as_fd(), &config, mode)
         .map_err(|source| Error::DataDir { path: path.join("packages"), source })?;
     let dir = match mode {
-        Mode::Root => Path::new("/run/tidegate").join(&key),
+        Mode::Root => Path::new(RUN_DIR).join(&key),
         Mode::UserNamespace => path.join("stage"),
     };
     let staged = stage(&dir, data.as_fd(), packages.as_fd(), mode, &config);
@@ -121,7 +125,25 @@ pub fn prepare(config: Config) -> Result<Prepared, Error> {
         Mode::UserNamespace => path,
     };
     let scratch_folder = open_scratch_folder(data.as_fd(), mode);
-    Ok(Prepared { config, mode, key, staging, cgroups, interpreters, scratch_folder, daemon_data_dir, lock })
+    Ok(Prepared { config, mode, key, staging, cgroups, interpreters, scratch_folder, daemon_data_dir, lock, subnet_lock })
+}
+
+/// Takes a subnet that no other server of this machine has, where the configuration leaves that to us: the first whose
+/// lock is free. Without any, the one of the data folder will have to do.
+fn take_subnet(config: &mut Config) -> Option<OwnedFd> {
+    if !config.subnet_is_any {
+        return None;
+    }
+    let folder = Path::new(RUN_DIR).join("subnets");
+    make_dir(&folder).ok()?;
+    let flags = OFlags::RDONLY | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    config.subnet.others().find_map(|subnet| {
+        let name = folder.join(subnet.address.to_string());
+        let lock = rustix::fs::open(name, flags, rustix::fs::Mode::from_raw_mode(0o600)).ok()?;
+        rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).ok()?;
+        config.subnet = subnet;
+        Some(lock)
+    })
 }
 
 /// Each instance costs a handful of descriptors here and in the daemon; shells often allow only 1,024 at first.
@@ -320,9 +342,9 @@ impl Prepared {
             }
             Fork::Child => {
                 drop(ours);
-                let Prepared { config, mode, daemon_data_dir, lock, .. } = self;
-                // The lock's open file stays with the daemon: nobody else may use the folder while it lives.
-                std::mem::forget(lock);
+                let Prepared { config, mode, daemon_data_dir, lock, subnet_lock, .. } = self;
+                // The locks' open files stay with the daemon: nobody else may use folder and subnet while it lives.
+                std::mem::forget((lock, subnet_lock));
                 if let Err(errno) = become_daemon(&config, mode) {
                     eprintln!("tidegate: give up privilege for the daemon: {errno}");
                     sys::exit_now(1);

@@ -164,7 +164,7 @@ fn launcher_config(settings: &Settings) -> sandbox::Config {
         config.uid_base = uid_base;
     }
     if let Some(subnet) = file.subnet {
-        config.subnet = subnet;
+        (config.subnet, config.subnet_is_any) = (subnet, false);
     }
     config
 }
