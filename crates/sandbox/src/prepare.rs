@@ -125,7 +125,18 @@ pub fn prepare(mut config: Config) -> Result<Prepared, Error> {
         Mode::UserNamespace => path,
     };
     let scratch_folder = open_scratch_folder(data.as_fd(), mode);
-    Ok(Prepared { config, mode, key, staging, cgroups, interpreters, scratch_folder, daemon_data_dir, lock, subnet_lock })
+    Ok(Prepared {
+        config,
+        mode,
+        key,
+        staging,
+        cgroups,
+        interpreters,
+        scratch_folder,
+        daemon_data_dir,
+        lock,
+        subnet_lock,
+    })
 }
 
 /// Takes a subnet that no other server of this machine has, where the configuration leaves that to us: the first whose
