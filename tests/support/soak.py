@@ -27,6 +27,7 @@ from .server import OWN_MODE, ROOT, Server, binary
 # The journal of invocations is bounded, but takes half an hour of this load to fill: a small one is full before the first
 # count.
 CONFIG = {"limits": {"idle_ms": 2_000, "explained": 256}}
+SNAP_START = {"SnapStart": {"ApplyOn": "PublishedVersions"}, "Publish": True}
 CLIENTS = 12
 CHURNERS = 2
 PROBLEMS_KEPT = 50
@@ -70,6 +71,7 @@ def kinds(python: str) -> list:
         Kind("python", package, 30, {**base, "Handler": "mixed.good"}),
         Kind("failing", package, 8, {**base, "Handler": "mixed.failing"}, errors=("ValueError",)),
         Kind("leaving", package, 4, {**base, "Handler": "mixed.leaving"}, errors=("Runtime.ExitError",)),
+        Kind("restored", package, 12, {**base, "Handler": "mixed.good", **SNAP_START}),
         Kind("slow", package, 12, {**base, "Handler": "mixed.slow"}, **limit),
         Kind(
             "late",
@@ -151,7 +153,7 @@ class Soak:
         try:
             self.api = Api(self.server.endpoint, self.server.credentials())
             self.kinds = kinds(python_for(OWN_MODE))
-            self.names = {kind.name: self.api.create(kind.package, **kind.settings) for kind in self.kinds}
+            self.names = {kind.name: self._create(kind) for kind in self.kinds}
             self.api.invoke(self.names["python"], {"number": 1}).ok()
             self.server.remember_key()
             self._drive()
@@ -163,6 +165,21 @@ class Soak:
         finally:
             self.server.close()
         return self._report(stopped, left)
+
+    def _create(self, kind: Kind) -> str:
+        """What a kind is invoked by: its function, or the version of it that is published."""
+        name = self.api.create(kind.package, **kind.settings)
+        if not kind.settings.get("Publish"):
+            return name
+        self._published(name)
+        return f"{name}:1"
+
+    def _published(self, name: str) -> None:
+        def state():
+            return self.api.client.get_function_configuration(FunctionName=name, Qualifier="1")["State"]
+
+        wait_until(lambda: state() != "Pending", f"version 1 of {name} is settled", 60, 0.1)
+        assert state() == "Active"
 
     def _left(self, tree) -> list:
         def look():
@@ -284,8 +301,11 @@ class Soak:
         self._version(name, 1)
         self.api.update(name, code(2))
         self._version(name, 2)
-        self.api.update(name, MemorySize=256)
+        self.api.update(name, MemorySize=256, SnapStart=SNAP_START["SnapStart"])
         self._version(name, 2)
+        self.api.client.publish_version(FunctionName=name)
+        self._published(name)
+        self._version(f"{name}:1", 2)
         self.api.client.delete_function(FunctionName=name)
 
     def _version(self, name: str, version: int) -> None:

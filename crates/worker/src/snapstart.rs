@@ -20,7 +20,9 @@ const FAILURES_MAX: u32 = 3;
 /// How often a guest that can be written down is asked for: the runtime's zygote may still come up.
 const GUESTS_MAX: u32 = 20;
 /// Snapshots that are being taken at a time, at most; further ones wait.
-pub const TAKES_MAX: usize = 4;
+pub const TAKES_MAX: usize = 8;
+/// How long they wait: an Init may take minutes. Then the version does without, until a start has a snapshot taken.
+const TURN_WAIT: Duration = Duration::from_secs(10);
 /// Pause before the next.
 const GUEST_PAUSE: Duration = Duration::from_millis(500);
 /// An image that was used within this time does not give way to one that was dropped before: versions that take turns
@@ -312,7 +314,9 @@ async fn take(shared: &Arc<Shared>, spec: &Arc<Spec>) -> Result<Result<Image, Wh
     if spec.environment.iter().any(|(name, value)| is_read_at_start(name, value)) {
         return Ok(Err(Why::Environment));
     }
-    let _turn = shared.takes.acquire().await.map_err(|_| Failure::Full)?;
+    let Ok(Ok(_turn)) = tokio::time::timeout(TURN_WAIT, shared.takes.acquire()).await else {
+        return Ok(Err(Why::None));
+    };
     let initialization = Initialization::Provisioned;
     let limits = InitLimits::of(initialization, shared.limits.init_ms, spec.timeout_ms);
     let mut killed = false;
