@@ -1,8 +1,8 @@
 """SnapStart: Init once, in a process that is then written down, and guests that become it instead of initialising.
 
 Taking: the guest that was assigned stays as it is and forks; the child does Init and the hooks, and forks once more; what that
-leaves holds still, and the guest sends its image to the daemon. Restoring: a guest becomes the image before it is assigned, and finds itself where the
-child held still. `image.py` does the memory; this module does all else that a process has.
+leaves holds still, and the guest sends its image to the daemon. Restoring: a guest becomes the image before it is assigned,
+and finds itself where that process held still. `image.py` does the memory; this module does all else that a process has.
 
 A guest is process 2 of its sandbox, and what is written down never is: libraries that notice a fork by the number of the
 process notice the restore too.
@@ -24,7 +24,6 @@ TMP_BYTES_MAX = 32 << 20
 # The longest that the child may tell, JSON.
 TOLD_BYTES_MAX = 1 << 20
 
-ON_DEMAND = "on-demand"
 SNAP_START = "snap-start"
 _TYPE = "AWS_LAMBDA_INITIALIZATION_TYPE"
 # What open(2) is not to do again.
