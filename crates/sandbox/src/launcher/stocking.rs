@@ -435,3 +435,83 @@ impl Loop {
         self.replenish();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use api::launcher::{Network, Program};
+    use model::Digest;
+
+    fn shape(tmp_mb: u32) -> Shape {
+        Shape { guest: Guest::Exec { runtime: None }, connected: true, tmp_mb, runtime_api: true }
+    }
+
+    fn start(instance: u64) -> Start {
+        Start {
+            instance,
+            program: Program::Bootstrap,
+            package: Digest([0; 32]),
+            environment: Vec::new(),
+            memory_mb: 128,
+            cpu_millis: 72,
+            tmp_mb: 512,
+            processes: 1,
+            open_files: 8,
+            network: Network::Nat,
+            runtime_api: true,
+        }
+    }
+
+    /// Shapes with so many starts each, none of them served.
+    fn waiting(numbers: &[(u32, u64)]) -> Stock {
+        let mut stock = Stock::default();
+        for (tmp_mb, number) in numbers {
+            stock.waiting.insert(shape(*tmp_mb), (0..*number).map(start).collect());
+        }
+        stock
+    }
+
+    /// The sizes of what is made until nothing more may be.
+    fn made(stock: &mut Stock, targets: &BTreeMap<Shape, usize>, starts_under_way: bool) -> Vec<u32> {
+        let mut made = Vec::new();
+        while let Some(shape) = stock.next(targets, Instant::now(), starts_under_way) {
+            made.push(shape.tmp_mb);
+            *stock.making.entry(shape).or_insert(0) += 1;
+        }
+        made
+    }
+
+    #[test]
+    fn shapes_with_waiting_starts_take_turns() {
+        let none = BTreeMap::new();
+        for (numbers, want) in [
+            (&[(1, 100), (2, 2)][..], vec![1, 2, 1, 2, 1, 1, 1, 1]),
+            (&[(1, 1), (2, 1), (3, 1)], vec![1, 2, 3]),
+            (&[(1, 100)], vec![1; MAKING_MAX]),
+            (&[], vec![]),
+        ] {
+            assert_eq!(made(&mut waiting(numbers), &none, true), want, "{numbers:?}");
+        }
+    }
+
+    #[test]
+    fn nothing_is_made_for_the_stock_while_a_start_is_under_way() {
+        let targets = BTreeMap::from([(shape(9), 2)]);
+        for (numbers, under_way, want) in [
+            (&[][..], false, vec![9, 9]),
+            (&[], true, vec![]),
+            (&[(1, 1)], true, vec![1]),
+            (&[(1, 1)], false, vec![1, 9, 9]),
+        ] {
+            assert_eq!(made(&mut waiting(numbers), &targets, under_way), want, "{numbers:?} {under_way}");
+        }
+    }
+
+    #[test]
+    fn a_shape_that_cannot_be_made_pauses() {
+        let targets = BTreeMap::from([(shape(8), 1), (shape(9), 1)]);
+        let mut stock = Stock::default();
+        stock.paused.insert(shape(8), Instant::now() + PAUSE);
+        assert_eq!(made(&mut stock, &targets, false), vec![9]);
+    }
+}
