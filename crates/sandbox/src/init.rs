@@ -33,8 +33,10 @@ struct Main {
 /// Waits for the function, starts the guest and stays until it ends. Returns only when it could not be started.
 pub fn run(plan: &Plan<'_>, kept: &Kept) -> Failure {
     match start(plan, kept) {
-        Ok(main) => {
-            let status = watch(main.as_ref());
+        // Or each idle instance would keep a copy of the launcher's memory for a process that only reaps.
+        Ok(None) => sys::reap_for_ever(),
+        Ok(Some(main)) => {
+            let status = watch(&main);
             let _ = wire::send(kept.setup.as_fd(), &Note::Ended(status), &[], Wait::Poll);
             // The kernel ends every other process of the sandbox with its process 1.
             sys::exit_now(0)
@@ -174,19 +176,18 @@ fn drop_held() -> rustix::io::Result<()> {
     set_no_new_privs(true)
 }
 
-/// Reaps until the main process ends; where that is a zygote's child, until this process is ended from outside. Each
-/// turn handles one signal, so the loop is as bounded as the guest's life.
-fn watch(main: Option<&Process>) -> ExitStatus {
+/// Reaps until the main process ends. Each turn handles one signal, so the loop is as bounded as the guest's life.
+fn watch(main: &Process) -> ExitStatus {
     use rustix::process::{WaitOptions, wait};
     let watched = Signals::of(&[libc::SIGCHLD, libc::SIGTERM]);
     loop {
         while let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG) {
-            if main.is_some_and(|main| main.pid == pid) {
+            if main.pid == pid {
                 let signal = ExitStatus::Signal(status.terminating_signal().unwrap_or(libc::SIGKILL));
                 return status.exit_status().map_or(signal, ExitStatus::Code);
             }
         }
-        if let (Ok(libc::SIGTERM), Some(main)) = (watched.wait(), main) {
+        if let Ok(libc::SIGTERM) = watched.wait() {
             main.signal(Signal::TERM);
         }
     }

@@ -70,6 +70,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 def main(search_path):
     """Imports, says that it is up, and forks until the launcher is gone."""
+    gc.disable()
     order_socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, fileno=SOCKET_FD)
     # The zygote's children must not hold the launcher's socket, nor get it at a number that they use otherwise.
     moved = socket.socket(fileno=_move(order_socket.detach()))
@@ -106,10 +107,9 @@ class _Zygote:
         for _ in range(REHEARSALS):
             loop.rehearse(self._search_path)
         image.reserve()
-        # What is here now is shared by all guests for as long as nobody touches it.
-        gc.collect()
+        # What is here now is shared by all guests for as long as nobody touches it. Nothing has been collected: what guests
+        # make would go into the gaps, which are all over the memory, and each would copy the pages around them.
         gc.freeze()
-        gc.disable()
         self._say("Up")
         poll = select.poll()
         poll.register(self._orders, select.POLLIN)
