@@ -70,6 +70,10 @@ fn is_loopback(host: &[u8]) -> bool {
         Some(rest) => rest.split(']').next().unwrap_or(""),
         None => host.split(':').next().unwrap_or(""),
     };
+    // As most clients say it.
+    if matches!(name, "127.0.0.1" | "localhost") {
+        return true;
+    }
     let name = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
     match name.parse::<IpAddr>() {
         Ok(address) => address.to_canonical().is_loopback(),

@@ -31,7 +31,10 @@ impl FunctionArn {
 
 impl fmt::Display for FunctionArn {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "arn:aws:lambda:{}:{}:function:{}", self.region, self.account, self.name)?;
+        let (region, account, name) = (self.region.as_str(), self.account.as_str(), self.name.as_str());
+        for part in ["arn:aws:lambda:", region, ":", account, ":function:", name] {
+            f.write_str(part)?;
+        }
         match &self.qualifier {
             Some(qualifier) => write!(f, ":{qualifier}"),
             None => Ok(()),

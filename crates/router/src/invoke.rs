@@ -12,6 +12,7 @@ use model::{FunctionName, InvocationId, Qualifier, Version};
 use scheduler::admission::{Cause, Throttle};
 use scheduler::queueing::NotQueued;
 use scheduler::routing::{NoRoute, route};
+use std::fmt::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -221,10 +222,15 @@ impl Handle {
     }
 }
 
+/// What an ARN mostly takes.
+const ARN_BYTES: usize = 128;
+
 fn invocation(request: &Request, spec: Arc<Spec>, steps: &Steps) -> Invocation {
-    let invoked_arn = match &request.qualifier {
-        Some(qualifier) => spec.arn.with(qualifier.clone()).to_string(),
-        None => spec.arn.to_string(),
+    let mut invoked_arn = String::with_capacity(ARN_BYTES);
+    // Writing to a String cannot fail.
+    let _ = match &request.qualifier {
+        Some(qualifier) => write!(invoked_arn, "{}:{qualifier}", spec.arn),
+        None => write!(invoked_arn, "{}", spec.arn),
     };
     Invocation {
         id: request.id.clone(),

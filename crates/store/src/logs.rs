@@ -331,9 +331,10 @@ impl Batch<'_> {
     fn append(&mut self, lines: &[&LogLine]) -> io::Result<()> {
         let mut file_bytes = self.open.current(self.function, self.folder)?.bytes;
         let (mut records, mut pending) = (Vec::new(), 0);
+        let mut writer = log_line::Writer::default();
         for line in lines {
             let before = records.len();
-            log_line::write(&mut records, line);
+            writer.write(&mut records, line);
             let full = file_bytes + records.len() as u64 > self.limits.log_file_bytes;
             if full && file_bytes + before as u64 > 0 {
                 let record = records.split_off(before);

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use model::invocation::{Completed, Invocation, Outcome, Refusal, Report};
 use scheduler::instance::Event as Move;
 use scheduler::pool::{Cold, Dispatched, Event, InstanceId};
+use std::fmt::{self, Write};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -317,21 +318,53 @@ fn status_of(ending: &Ending) -> String {
 fn report_line(invocation: &Invocation, report: &Report, status: &str) -> String {
     let init_us = report.init_us.unwrap_or(0);
     let billed_ms = (report.duration_us + init_us).div_ceil(1_000);
-    let init = match report.init_us {
-        Some(us) if report.restored => {
-            let billed_ms = us.div_ceil(1_000);
-            format!("Restore Duration: {:.2} ms\tBilled Restore Duration: {billed_ms} ms\t", us as f64 / 1_000.0)
-        }
-        Some(init_us) => format!("Init Duration: {:.2} ms\t", init_us as f64 / 1_000.0),
-        None => String::new(),
-    };
-    format!(
-        "REPORT RequestId: {}\tDuration: {:.2} ms\tBilled Duration: {billed_ms} ms\tMemory Size: {} MB\t\
-         Max Memory Used: {} MB\t{init}{status}{}",
+    let mut line = String::with_capacity(LINE_BYTES);
+    // Writing to a String cannot fail.
+    let _ = write!(
+        line,
+        "REPORT RequestId: {}\tDuration: {} ms\tBilled Duration: {billed_ms} ms\tMemory Size: {} MB\t\
+         Max Memory Used: {} MB\t",
         invocation.id,
-        report.duration_us as f64 / 1_000.0,
+        Ms(report.duration_us),
         invocation.spec.memory_mb,
         report.memory_used_mb,
-        told::fields(invocation.queued_us, &report.met),
-    )
+    );
+    let _ = match report.init_us {
+        Some(us) if report.restored => {
+            let billed_ms = us.div_ceil(1_000);
+            write!(line, "Restore Duration: {} ms\tBilled Restore Duration: {billed_ms} ms\t", Ms(us))
+        }
+        Some(us) => write!(line, "Init Duration: {} ms\t", Ms(us)),
+        None => Ok(()),
+    };
+    line.push_str(status);
+    told::fields(&mut line, invocation.queued_us, &report.met);
+    line
+}
+
+/// What a line of the platform mostly takes.
+const LINE_BYTES: usize = 256;
+
+/// Microseconds, shown as milliseconds with two decimals.
+struct Ms(u64);
+
+impl fmt::Display for Ms {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let hundredths = self.0.saturating_add(5) / 10;
+        write!(f, "{}.{:02}", hundredths / 100, hundredths % 100)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn milliseconds() {
+        for (us, want) in
+            [(0, "0.00"), (4, "0.00"), (5, "0.01"), (994, "0.99"), (995, "1.00"), (123_456_785, "123456.79")]
+        {
+            assert_eq!(Ms(us).to_string(), want);
+        }
+    }
 }

@@ -41,25 +41,23 @@ pub fn ended(ending: &Ending) -> &'static str {
 }
 
 /// The REPORT line's further fields, each with a tab behind it as Lambda's have.
-pub fn fields(queued_us: u64, met: &Met) -> String {
-    let mut text = String::new();
+pub fn fields(text: &mut String, queued_us: u64, met: &Met) {
     if let Some(start) = met.cold {
-        field(&mut text, format_args!("Cold Start: {}", start.reason));
-        field(&mut text, format_args!("Sandbox Duration: {:.2} ms", ms(start.sandbox_us)));
+        field(text, format_args!("Cold Start: {}", start.reason));
+        field(text, format_args!("Sandbox Duration: {:.2} ms", ms(start.sandbox_us)));
         if let Some(why) = start.without_snapshot {
-            field(&mut text, format_args!("Without Snapshot: {why}"));
+            field(text, format_args!("Without Snapshot: {why}"));
         }
         if start.evicted > 0 {
-            field(&mut text, format_args!("Evicted: {}", start.evicted));
+            field(text, format_args!("Evicted: {}", start.evicted));
         }
     }
     if queued_us > 0 {
-        field(&mut text, format_args!("Throttle Wait: {:.2} ms (concurrency was used up)", ms(queued_us)));
+        field(text, format_args!("Throttle Wait: {:.2} ms (concurrency was used up)", ms(queued_us)));
     }
     if let Some(wait) = met.waited {
-        field(&mut text, format_args!("Queued: {:.2} ms ({})", ms(wait.us), wait.reason));
+        field(text, format_args!("Queued: {:.2} ms ({})", ms(wait.us), wait.reason));
     }
-    text
 }
 
 fn field(text: &mut String, field: std::fmt::Arguments<'_>) {
@@ -77,7 +75,11 @@ mod tests {
 
     #[test]
     fn only_the_unusual_is_told() {
-        let check = |queued_us, met: Met, want: &str| assert_eq!(fields(queued_us, &met), want, "{met:?}");
+        let check = |queued_us, met: Met, want: &str| {
+            let mut text = String::new();
+            fields(&mut text, queued_us, &met);
+            assert_eq!(text, want, "{met:?}");
+        };
         let used = Met { instance: 7, ..Met::default() };
         check(0, used, "");
         check(0, Met { lane: Some("provisioned"), was_frozen: true, ..used }, "");
