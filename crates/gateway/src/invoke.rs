@@ -22,6 +22,12 @@ const TRACE_BYTES_MAX: usize = 512;
 const EXECUTED_VERSION: HeaderName = HeaderName::from_static("x-amz-executed-version");
 const FUNCTION_ERROR: HeaderName = HeaderName::from_static("x-amz-function-error");
 const LOG_RESULT: HeaderName = HeaderName::from_static("x-amz-log-result");
+// Names that are constants need not be read anew for each request.
+const INVOCATION_TYPE: HeaderName = HeaderName::from_static("x-amz-invocation-type");
+const LOG_TYPE: HeaderName = HeaderName::from_static("x-amz-log-type");
+const DURABLE_EXECUTION: HeaderName = HeaderName::from_static("x-amz-durable-execution-name");
+const TENANT: HeaderName = HeaderName::from_static("x-amz-tenant-id");
+const CLIENT_CONTEXT: HeaderName = HeaderName::from_static("x-amz-client-context");
 const TRACE_ID: HeaderName = HeaderName::from_static("x-amzn-trace-id");
 
 /// What the request's headers ask for.
@@ -37,8 +43,7 @@ pub async fn invoke(gateway: &Gateway, call: Call) -> Result<Answer, Refusal> {
     let qualifier = call.query.get("Qualifier");
     let named = gateway.place.function("InvokeFunction", Kind::Namespaced, call.parameter(0), qualifier)?;
     let wishes = wishes(&call, gateway.limits.client_context_bytes)?;
-    let arn = gateway.place.arn(&named.name, None);
-    let refused = |error| from_router(error, &arn, named.qualifier.as_ref());
+    let refused = |error| from_router(error, &gateway.place.arn(&named.name, None), named.qualifier.as_ref());
     if wishes.dry_run {
         gateway.router.resolve(&named.name, named.qualifier.as_ref()).map_err(refused)?;
         return Ok(Answer::empty(204));
@@ -78,16 +83,16 @@ async fn wake(gateway: &Gateway, named: &Named) -> bool {
 }
 
 fn wishes(call: &Call, context_bytes_max: usize) -> Result<Wishes, Refusal> {
-    let invocation_type = call.header("x-amz-invocation-type").unwrap_or("RequestResponse");
-    let log_type = call.header("x-amz-log-type").unwrap_or("None");
+    let invocation_type = call.header_named(&INVOCATION_TYPE).unwrap_or("RequestResponse");
+    let log_type = call.header_named(&LOG_TYPE).unwrap_or("None");
     let mut violations = Violations::default();
     violations.one_of(invocation_type, "invocationType", &["Event", "RequestResponse", "DryRun"]);
     violations.one_of(log_type, "logType", &["None", "Tail"]);
-    if let Some(name) = call.header("x-amz-durable-execution-name") {
+    if let Some(name) = call.header_named(&DURABLE_EXECUTION) {
         violations.length(name, "durableExecutionName", 1, 64);
         violations.pattern(name, "durableExecutionName", &DURABLE_EXECUTION_NAME);
     }
-    if let Some(tenant) = call.header("x-amz-tenant-id") {
+    if let Some(tenant) = call.header_named(&TENANT) {
         violations.length(tenant, "tenantId", 1, 256);
         violations.pattern(tenant, "tenantId", &TENANT_ID);
     }
@@ -97,7 +102,7 @@ fn wishes(call: &Call, context_bytes_max: usize) -> Result<Wishes, Refusal> {
             "Tidegate does not take asynchronous invocations yet; use InvocationType RequestResponse.",
         ));
     }
-    let client_context = match call.headers.get("x-amz-client-context").map(HeaderValue::as_bytes) {
+    let client_context = match call.headers.get(&CLIENT_CONTEXT).map(HeaderValue::as_bytes) {
         None | Some([]) => None,
         Some(sent) => Some(client_context(sent, context_bytes_max)?),
     };
@@ -138,7 +143,7 @@ async fn payload(body: Bytes) -> Result<Bytes, Refusal> {
 
 /// The caller's trace header, or a new one of the same form that asks for no sampling.
 fn trace_id(call: &Call) -> String {
-    let sent = call.header(TRACE_ID.as_str()).filter(|text| !text.is_empty() && text.len() <= TRACE_BYTES_MAX);
+    let sent = call.header_named(&TRACE_ID).filter(|text| !text.is_empty() && text.len() <= TRACE_BYTES_MAX);
     match sent {
         Some(text) => text.to_owned(),
         None => ids::trace(now_s()),

@@ -150,8 +150,10 @@ fn parameters(pattern: &str, segments: &[&str]) -> Option<Vec<String>> {
     places.map(|(_, segment)| percent_decode_str(segment).decode_utf8().ok().map(String::from)).collect()
 }
 
+/// The most frequent first.
 #[rustfmt::skip]
 const ROUTES: &[Route] = &[
+    offered("POST", "/2015-03-31/functions/{FunctionName}/invocations", "Invoke", Operation::Invoke),
     refused("POST", "/2014-11-13/functions/{FunctionName}/invoke-async", "", "InvokeAsync"),
     refused("GET", "/2015-03-31/event-source-mappings", "", "ListEventSourceMappings"),
     refused("POST", "/2015-03-31/event-source-mappings", "", "CreateEventSourceMapping"),
@@ -170,7 +172,6 @@ const ROUTES: &[Route] = &[
     offered("PUT", "/2015-03-31/functions/{FunctionName}/code", "UpdateFunctionCode", Operation::UpdateFunctionCode),
     offered("GET", "/2015-03-31/functions/{FunctionName}/configuration", "GetFunctionConfiguration", Operation::GetFunctionConfiguration),
     offered("PUT", "/2015-03-31/functions/{FunctionName}/configuration", "UpdateFunctionConfiguration", Operation::UpdateFunctionConfiguration),
-    offered("POST", "/2015-03-31/functions/{FunctionName}/invocations", "Invoke", Operation::Invoke),
     refused("GET", "/2015-03-31/functions/{FunctionName}/policy", "", "GetPolicy"),
     refused("POST", "/2015-03-31/functions/{FunctionName}/policy", "", "AddPermission"),
     refused("DELETE", "/2015-03-31/functions/{FunctionName}/policy/{StatementId}", "", "RemovePermission"),
