@@ -48,7 +48,11 @@ pub fn run(settings: Settings, listener: TcpListener, launcher: OwnedFd, data_di
         .with_ansi(std::io::stderr().is_terminal())
         .init();
     let threads = settings.file.threads.unwrap_or_else(default_threads);
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build();
+    let runtime = match threads {
+        // Alone, a thread needs none of what threads need to share their work.
+        1 => tokio::runtime::Builder::new_current_thread().enable_all().build(),
+        _ => tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build(),
+    };
     let runtime = runtime.map_err(Error::Runtime);
     let ended = runtime.and_then(|runtime| {
         let ended = runtime.block_on(serve(settings, listener, launcher, data_dir));

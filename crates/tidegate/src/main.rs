@@ -4,6 +4,11 @@
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
 
+/// Lines of the log are made on one thread and dropped on another, which the system's allocator does not like (decision
+/// 0032).
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// A function platform for your own machines that speaks the AWS Lambda API
 #[derive(Parser)]
 #[command(name = "tidegate", version, disable_help_subcommand = true)]
