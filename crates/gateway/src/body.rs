@@ -16,8 +16,9 @@ const CHUNK_BYTES: usize = 65_536;
 /// What is read of a refused body beyond its limit. A client that is still sending would otherwise see its connection
 /// reset instead of the refusal.
 const DISCARD_BYTES_MAX: u64 = 100_000_000;
-/// The most that is set aside for a body because of what its header claims.
-const RESERVE_BYTES_MAX: usize = 1_048_576;
+/// The most that is set aside at once for a body because of what its header claims: an invocation's whole payload, so that
+/// it is not moved while it grows. Whoever reads a body has been given room for all of it before.
+const RESERVE_BYTES_MAX: usize = 8_388_608;
 
 /// Why a body was not read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
