@@ -541,6 +541,18 @@ def test_init_and_restored_instances_are_locked_in(server_factory):
     assert server.stop() == 0
 
 
+def test_init_runs_once_although_no_zygote_is_up_yet(server_factory):
+    server = server_factory()
+    api = Api(server.endpoint, server.credentials())
+    package = zip_of({"app.py": "print('Init has begun')\ndef handler(e, c): return 1\n"})
+    name = api.create(package, wait=False, Handler="app.handler", SnapStart=ON, Publish=True)
+    shown = wait_until(lambda: settled(api, name, "1"), "the version is settled", 30)
+    assert (shown["State"], shown["SnapStart"]["OptimizationStatus"]) == ("Active", "On")
+    assert "Restore Duration" in api.invoke(name, {}, tail=True, Qualifier="1").log
+    lines = wait_until(lambda: [line for line in log_of(api, name) if "INIT" in line or "Init" in line], "the log", 10)
+    assert lines[0] == "Init has begun" and lines.count("Init has begun") == 1, lines
+
+
 def test_other_runtimes_are_kept_and_initialise(api, make):
     name = make(zip_fixture("probe.mjs"), Runtime=nodes()[0], Handler="probe.handler", SnapStart=ON)
     version = publish(api, name)

@@ -283,9 +283,13 @@ pub async fn launch(
     let log_stream = log_stream(spec);
     let mut sandboxes = 1;
     let (launch, limits, environment, answer) = loop {
-        let start = request(shared, spec, (initialization, &log_stream));
+        let mut start = request(shared, spec, (initialization, &log_stream));
         let limits = (start.open_files, start.processes);
         let environment = start.environment.clone();
+        if let Wish::Write = wish {
+            // An interpreter of its own is of no use for this, and must not run what will be run again.
+            start.environment.iter_mut().filter(|(name, _)| name == "_HANDLER").for_each(|(_, value)| value.clear());
+        }
         let (launch, answer) = shared.launches.launch(start, room.clone());
         let answer = tokio::time::timeout(LAUNCH_MAX, answer).await;
         let lost = matches!(&answer, Ok(Ok(Err(failed))) if failed.stage == STAGE_LOST);
