@@ -136,11 +136,18 @@ impl Cloner {
         Err(last)
     }
 
-    /// Ends the process.
+    /// Ends the process, and a child that it has made and nobody knows.
     pub fn end(self) {
-        if let Some((process, _)) = self.0 {
-            process.signal(Signal::KILL);
-            let _ = process.wait(true);
+        let Some((process, socket)) = self.0 else { return };
+        process.signal(Signal::KILL);
+        let _ = process.wait(true);
+        if let Ok(got) = wire::receive::<Answer>(socket.as_fd(), &mut Buffer::default(), Wait::Poll)
+            && let (Answer::Born(pid), Some(pidfd)) = (got.message, got.files.into_iter().next())
+            && let Some(pid) = Pid::from_raw(pid)
+        {
+            let child = Process { pid, pidfd };
+            child.signal(Signal::KILL);
+            let _ = child.wait(true);
         }
     }
 }

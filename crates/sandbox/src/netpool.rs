@@ -24,8 +24,9 @@ const NAME_ATTEMPTS: u32 = 200;
 
 /// Namespaces that came back untouched and are kept, at most: what a burst leaves behind for the next one.
 const KEPT_MAX: usize = 512;
-/// What the kernel counts of a network namespace: packets of its links, and what its protocols have done.
-const COUNTERS: [&str; 2] = ["/proc/thread-self/net/dev", "/proc/thread-self/net/snmp"];
+/// What the kernel knows of a network namespace: packets of its links, what its protocols have done, and its sockets: one
+/// that was only bound has moved no counter, and may outlive its process on the way to another.
+const TRACES: [&str; 8] = ["dev", "snmp", "tcp", "udp", "udplite", "raw", "packet", "unix"];
 
 /// A request to the maker.
 #[derive(Debug, Serialize, Deserialize)]
@@ -217,7 +218,7 @@ fn serve(network: &Network, socket: BorrowedFd<'_>) -> io::Result<()> {
             Request::Make { index } => {
                 let made = make(network, index, home.as_fd(), &settings);
                 if let (None, Ok(_)) = (&fresh, &made) {
-                    fresh = counters().ok();
+                    fresh = traces().ok();
                 }
                 sys::enter_network(home.as_fd())?;
                 answer(socket, made.map(|file| (Answer::Made { index }, Some(file))), index)
@@ -245,16 +246,20 @@ fn answer(socket: BorrowedFd<'_>, made: io::Result<(Answer, Option<OwnedFd>)>, i
     wire::send(socket, &answer, &files, Wait::Block)
 }
 
-/// What the kernel has counted in a namespace. The caller stays in it.
-fn look(namespace: BorrowedFd<'_>) -> io::Result<[String; 2]> {
+/// The traces in a namespace. The caller stays in it.
+fn look(namespace: BorrowedFd<'_>) -> io::Result<Vec<String>> {
     sys::enter_network(namespace)?;
-    counters()
+    traces()
 }
 
-/// What the kernel has counted in the namespace that the caller is in.
-fn counters() -> io::Result<[String; 2]> {
-    let [links, protocols] = COUNTERS.map(fs::read_to_string);
-    Ok([links?, protocols?])
+/// The traces in the namespace that the caller is in.
+fn traces() -> io::Result<Vec<String>> {
+    let read = |name: &&str| match fs::read_to_string(format!("/proc/thread-self/net/{name}")) {
+        // A protocol that this kernel does not have.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
+        other => other,
+    };
+    TRACES.iter().map(read).collect()
 }
 
 /// Makes a namespace with everything in it; leaves this process in it or at home. What asks for a link by name asks the

@@ -1,7 +1,7 @@
 //! From a configuration to a launcher that is ready to run: namespaces, clean-up of an earlier run, staging, daemon.
 
 use crate::cgroup::Cgroups;
-use crate::config::{Config, key_of};
+use crate::config::{Config, Subnet, key_of};
 use crate::interpreters::{HOST_ROOT, Interpreters};
 use crate::launcher::Launcher;
 use crate::staging::{Staging, make_dir};
@@ -140,21 +140,22 @@ pub fn prepare(mut config: Config) -> Result<Prepared, Error> {
 }
 
 /// Takes a subnet that no other server of this machine has, where the configuration leaves that to us: the first whose
-/// lock is free. Without any, the one of the data folder will have to do.
+/// lock is free. Without any, the one of the data folder will have to do. One that is configured is locked as well, so
+/// that nobody else chooses it.
 fn take_subnet(config: &mut Config) -> Option<OwnedFd> {
-    if !config.subnet_is_any {
-        return None;
-    }
     let folder = Path::new(RUN_DIR).join("subnets");
     make_dir(&folder).ok()?;
     let flags = OFlags::RDONLY | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    config.subnet.others().find_map(|subnet| {
+    let lock = |subnet: Subnet| {
         let name = folder.join(subnet.address.to_string());
         let lock = rustix::fs::open(name, flags, rustix::fs::Mode::from_raw_mode(0o600)).ok()?;
         rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).ok()?;
-        config.subnet = subnet;
-        Some(lock)
-    })
+        Some((subnet, lock))
+    };
+    let taken = if config.subnet_is_any { config.subnet.others().find_map(lock) } else { lock(config.subnet) };
+    let (subnet, lock) = taken?;
+    config.subnet = subnet;
+    Some(lock)
 }
 
 /// Each instance costs a handful of descriptors here and in the daemon; shells often allow only 1,024 at first.

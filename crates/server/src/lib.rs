@@ -5,6 +5,8 @@
 #![forbid(unsafe_code)]
 
 mod access_key;
+#[cfg(test)]
+mod carried;
 mod config;
 mod daemon;
 mod doctor;

@@ -18,30 +18,6 @@ pub const SHIMS: &[(&str, &[u8])] = &[
     ("nodejs/bootstrap.mjs", NODE_SHIM),
 ];
 
-macro_rules! own {
-    ($($path:literal)*) => {
-        &[$(($path, include_bytes!(concat!("../../../../runtimes/", $path)))),*]
-    };
-}
-
-/// The platform's own shims for Python, with its zygote.
-pub const OWN_SHIMS: &[(&str, &[u8])] = own! {
-    "python/bootstrap.py"
-    "python/zygote.py"
-    "python/_tidegate/__init__.py"
-    "python/_tidegate/channel.py"
-    "python/_tidegate/console.py"
-    "python/_tidegate/context.py"
-    "python/_tidegate/faults.py"
-    "python/_tidegate/imports.py"
-    "python/_tidegate/jsontext.py"
-    "python/_tidegate/logformat.py"
-    "python/_tidegate/loop.py"
-    "python/_tidegate/rehearsal.py"
-    "python/_tidegate/several.py"
-    "python/_tidegate/zygote.py"
-};
-
 /// Makes far more garbage than it has memory, then says its version and the most that its heap may take, bytes.
 const NODE_SHIM: &[u8] = b"import fs from 'fs'; import v8 from 'v8'; let kept = [];
 if (process.env.TIDEGATE_WAITS) fs.readSync(3, Buffer.alloc(65536));

@@ -8,6 +8,9 @@ mod client;
 mod command;
 mod internet;
 mod scenarios;
+/// The platform's own shims, as the server carries them.
+#[path = "../../../server/src/shims.rs"]
+mod shims;
 
 use client::Client;
 use sandbox::Config;

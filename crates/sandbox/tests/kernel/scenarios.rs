@@ -170,7 +170,7 @@ fn python(client: &mut Client) {
 }
 
 fn take_own_shims(config: &mut Config) {
-    config.shims = crate::client::OWN_SHIMS;
+    config.shims = crate::shims::FILES;
 }
 
 /// What a guest of a zygote is, and that nothing of one is in the next.
