@@ -166,9 +166,12 @@ impl Snapshots {
         });
     }
 
-    /// An image turned out useless, for this reason.
-    pub fn lost(&self, of: Generation, why: Why) {
-        if let Some(entry) = self.lock().get_mut(&of) {
+    /// This image of a version turned out useless, for this reason. Several starts may find that of one image, and find it
+    /// late: it counts once, and not against the next one.
+    pub fn lost(&self, of: Generation, image: &Arc<Image>, why: Why) {
+        let mut entries = self.lock();
+        let Some(entry) = entries.get_mut(&of) else { return };
+        if matches!(&entry.state, State::Kept(kept) if Arc::ptr_eq(kept, image)) {
             entry.failures += u32::from(why != Why::Zygote);
             let again = why.may_pass() && entry.failures < FAILURES_MAX;
             entry.state = if again { State::Wanted(why) } else { State::Refused(why) };
@@ -422,14 +425,32 @@ mod tests {
         let of = Generation(1);
         for _ in 0..10 {
             keep(&snapshots, 1, 10).unwrap();
-            snapshots.lost(of, Why::Zygote);
+            snapshots.lost(of, &snapshots.image(of).unwrap(), Why::Zygote);
         }
         for _ in 0..FAILURES_MAX {
             keep(&snapshots, 1, 10).unwrap();
-            snapshots.lost(of, Why::Broken);
+            snapshots.lost(of, &snapshots.image(of).unwrap(), Why::Broken);
         }
         assert!(!snapshots.begin(of));
         assert_eq!(snapshots.image(of).unwrap_err(), Why::Broken);
+    }
+
+    #[test]
+    fn an_image_is_lost_once_whoever_finds_it_out() {
+        let snapshots = Snapshots::new(100);
+        let of = Generation(1);
+        keep(&snapshots, 1, 10).unwrap();
+        let old = snapshots.image(of).unwrap();
+        for _ in 0..FAILURES_MAX {
+            snapshots.lost(of, &old, Why::Broken);
+        }
+        assert!(snapshots.begin(of), "three starts of one image are one failure");
+        snapshots.lost(of, &old, Why::Broken);
+        assert!(!snapshots.begin(of), "another is being taken");
+        snapshots.end(of, Ok(image(10))).unwrap();
+        snapshots.lost(of, &old, Why::Platform);
+        let new = snapshots.image(of).expect("the new one is another");
+        assert!(!Arc::ptr_eq(&new, &old));
     }
 
     #[test]

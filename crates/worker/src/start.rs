@@ -20,7 +20,7 @@ use scheduler::instance::{Event as Move, State};
 use scheduler::lifetimes::{AfterFailedInit, InitLimits, Initialization, after_failed_init, init_limit_ms};
 use scheduler::pool::{Event, Gone, InstanceId, Refusal};
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 use time::OffsetDateTime;
 use tokio::net::{TcpListener, UnixStream};
@@ -165,31 +165,31 @@ async fn attempts(
             Some(Ok(image)) => Wish::Become(image.clone()),
             Some(Err(_)) | None => Wish::Run,
         };
-        let failure = match attempt_once(shared, &version.spec, initialization, time, room, wish).await {
+        let failed = match attempt_once(shared, &version.spec, initialization, time, room, wish).await {
             Ok(mut instance) => {
                 if let (None, Some(Err(why))) = (instance.snapshot, snapshot) {
                     instance.snapshot = Some(Err(why));
                 }
                 return Ok(instance);
             }
-            Err(failure) => failure,
+            Err(failed) => failed,
         };
-        let failure = match (&snapshot, shared.snapshots.image(version.spec.generation)) {
-            // It had not even begun to become the image.
-            (Some(Ok(_)), Err(why)) => {
-                snapshot = Some(Err(why));
-                failure
-            }
-            (Some(Ok(_)), Ok(_)) => match of_restore(failure) {
+        let failure = match (&snapshot, failed.restore) {
+            (Some(Ok(image)), Some(Ok(()))) => match of_restore(failed.failure) {
                 Some(failure) => return Err(failure),
                 None => {
                     shared.metrics.restored(Why::Broken.text());
-                    shared.snapshots.lost(version.spec.generation, Why::Broken);
+                    shared.snapshots.lost(version.spec.generation, image, Why::Broken);
                     snapshot = Some(Err(Why::Broken));
                     continue;
                 }
             },
-            (Some(Err(_)) | None, _) => failure,
+            // It did not begin to become the image, but initialised.
+            (Some(Ok(_)), Some(Err(why))) => {
+                snapshot = Some(Err(why));
+                failed.failure
+            }
+            (Some(Ok(_)), None) | (Some(Err(_)) | None, _) => failed.failure,
         };
         if !failure.may_pass() {
             return Err(failure);
@@ -199,6 +199,19 @@ async fn attempts(
             AfterFailedInit::Report(_) => return Err(failure),
         }
         attempt += 1;
+    }
+}
+
+/// A guest that did not come to the end of its Init.
+struct Failed {
+    failure: Failure,
+    /// Whether it was becoming its image, or why it initialised instead; `None` if it had none.
+    restore: Option<Result<(), Why>>,
+}
+
+impl From<Failure> for Failed {
+    fn from(failure: Failure) -> Failed {
+        Failed { failure, restore: None }
     }
 }
 
@@ -214,13 +227,14 @@ async fn attempt_once(
     time: Duration,
     room: &Arc<Room>,
     wish: Wish,
-) -> Result<Instance, Failure> {
+) -> Result<Instance, Failed> {
     if spec.runtime.family() != RuntimeFamily::Provided {
         wait_for_interpreters(shared).await?;
     }
     let launched = launch(shared, spec, initialization, room.clone(), wish).await?;
     let begun = Instant::now();
-    let result = tokio::time::timeout(time, launched.init(|why| shared.snapshots.lost(spec.generation, why))).await;
+    let lost = |image: &_, why| shared.snapshots.lost(spec.generation, image, why);
+    let result = tokio::time::timeout(time, launched.init(lost)).await;
     let init_us = begun.elapsed().as_micros() as u64;
     let ending = match result {
         Ok(Ok(restored)) => {
@@ -237,7 +251,8 @@ async fn attempt_once(
         let _ = tokio::time::timeout(INIT_FAILED_EXIT_WAIT, gone(launched.launch.exit())).await;
     }
     let memory_mb = launched.memory.peak_mb(&launched.launch.exit());
-    Err(Failure::Function { ending, log: launched.log.clone(), init_us, memory_mb })
+    let failure = Failure::Function { ending, log: launched.log.clone(), init_us, memory_mb };
+    Err(Failed { failure, restore: launched.restore() })
 }
 
 /// What follows from a failure of a guest that was to become an image; `None`: the image is no good.
@@ -327,8 +342,11 @@ pub async fn launch(
     let memory = Memory::new(started.memory, files.next().map(std::fs::File::from));
     let life = Life::at(State::Starting);
     life.advance(Move::Launched);
-    let asked = matches!(wish, Wish::Become(_));
-    Ok(Launched { launch, how, memory, log, life, asked, waits: started.waits })
+    let image = match wish {
+        Wish::Become(image) => Some(image),
+        Wish::Run | Wish::Write => None,
+    };
+    Ok(Launched { launch, how, memory, log, life, image, refusal: OnceLock::new(), waits: started.waits })
 }
 
 /// Gives a guest that waits its function.
@@ -431,8 +449,10 @@ pub struct Launched {
     /// Its log.
     pub log: Arc<InstanceLog>,
     life: Life,
-    /// Whether the guest was to become an image.
-    asked: bool,
+    /// What the guest was to become.
+    image: Option<Arc<Image>>,
+    /// Why it did not.
+    refusal: OnceLock<Why>,
     /// Whether it was up before it had a function.
     pub waits: bool,
 }
@@ -445,7 +465,7 @@ enum How {
 impl Launched {
     /// Waits for the end of Init; whether the guest has become the image that it was given, if it was. `refused` hears
     /// of it when the guest begins to initialise instead.
-    async fn init(&self, refused: impl Fn(Why)) -> Result<Option<Result<(), Why>>, Ending> {
+    async fn init(&self, refused: impl Fn(&Arc<Image>, Why)) -> Result<Option<Result<(), Why>>, Ending> {
         match &self.how {
             How::Channel(_) => self.init_over_channel(refused).await,
             How::RuntimeApi(session) => {
@@ -457,19 +477,20 @@ impl Launched {
         }
     }
 
-    async fn init_over_channel(&self, refused: impl Fn(Why)) -> Result<Option<Result<(), Why>>, Ending> {
-        // Until it says otherwise: an interpreter of its own was not even asked.
-        let mut restored = self.asked.then_some(Err(Why::Zygote));
+    async fn init_over_channel(&self, refused: impl Fn(&Arc<Image>, Why)) -> Result<Option<Result<(), Why>>, Ending> {
         // One refusal, and what follows it.
         for _ in 0..2 {
             match self.receive().await {
                 Ok(frame) if frame.kind == Kind::Ready => {
-                    return Ok(if frame.answer.restored && self.asked { Some(Ok(())) } else { restored });
+                    let restored = frame.answer.restored && self.image.is_some();
+                    // Its word that it initialises was not needed: it has done so.
+                    let initialised = || self.restore().map(|restore| restore.and(Err(Why::Zygote)));
+                    return Ok(if restored { Some(Ok(())) } else { initialised() });
                 }
-                Ok(frame) if frame.kind == Kind::Restore && self.asked => {
+                Ok(frame) if frame.kind == Kind::Restore && self.image.is_some() => {
                     let why = Why::from_word(&frame.answer.reason);
-                    refused(why);
-                    restored = Some(Err(why));
+                    let _ = self.refusal.set(why);
+                    self.image.iter().for_each(|image| refused(image, why));
                 }
                 Ok(frame) if frame.kind == Kind::InitError => {
                     return Err(Ending::Reported { error_type: frame.answer.error_type, payload: frame.body });
@@ -479,6 +500,14 @@ impl Launched {
             }
         }
         Err(Ending::ProtocolBroken)
+    }
+
+    /// Whether the guest is becoming its image, or why it initialises instead; `None` if it has none.
+    fn restore(&self) -> Option<Result<(), Why>> {
+        self.image.as_ref()?;
+        // An interpreter of its own was not even asked.
+        let refusal = self.refusal.get().copied().or((!self.waits).then_some(Why::Zygote));
+        Some(refusal.map_or(Ok(()), Err))
     }
 
     /// The next frame of a guest with a channel.
