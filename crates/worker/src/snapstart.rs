@@ -12,6 +12,7 @@ use model::{Generation, RuntimeFamily, Spec};
 use sandbox::image::{Growing, Image};
 use scheduler::lifetimes::{InitLimits, Initialization};
 use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -117,6 +118,33 @@ impl Why {
 pub struct Snapshots {
     entries: Mutex<HashMap<Generation, Entry>>,
     bytes_max: u64,
+    /// Bytes of those that are being taken.
+    growing: AtomicU64,
+}
+
+/// The bytes of an image that is being taken, counted among those of all others that are, until this is dropped.
+struct Growth<'a> {
+    snapshots: &'a Snapshots,
+    bytes: u64,
+}
+
+impl Growth<'_> {
+    /// Counts more of them, or says why there cannot be more: the image is too large by itself, or there is no room now.
+    fn add(&mut self, bytes: usize) -> Result<(), Why> {
+        let bytes = bytes as u64;
+        if self.bytes + bytes > self.snapshots.bytes_max {
+            return Err(Why::Size);
+        }
+        self.bytes += bytes;
+        let before = self.snapshots.growing.fetch_add(bytes, Ordering::Relaxed);
+        if before + bytes > self.snapshots.bytes_max { Err(Why::None) } else { Ok(()) }
+    }
+}
+
+impl Drop for Growth<'_> {
+    fn drop(&mut self) {
+        self.snapshots.growing.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
 }
 
 #[derive(Debug)]
@@ -140,9 +168,14 @@ enum State {
 }
 
 impl Snapshots {
-    /// None yet; together they have so many bytes at most.
+    /// None yet; those that are kept have so many bytes together at most, and those that are being taken as many.
     pub fn new(bytes_max: u64) -> Snapshots {
-        Snapshots { entries: Mutex::default(), bytes_max }
+        Snapshots { entries: Mutex::default(), bytes_max, growing: AtomicU64::new(0) }
+    }
+
+    /// An image that is going to be taken.
+    fn growth(&self) -> Growth<'_> {
+        Growth { snapshots: self, bytes: 0 }
     }
 
     /// The image of a version, or why there is none.
@@ -333,7 +366,11 @@ async fn take(shared: &Arc<Shared>, spec: &Arc<Spec>) -> Result<Result<Image, Wh
             continue;
         }
         let begun = Instant::now();
-        let written = tokio::time::timeout(Duration::from_millis(limits.init_ms), write(&launched, spec)).await;
+        let written = tokio::time::timeout(
+            Duration::from_millis(limits.init_ms),
+            write(&launched, spec, shared.snapshots.growth()),
+        )
+        .await;
         let init_us = begun.elapsed().as_micros() as u64;
         let failed = match written.unwrap_or(Err(Ending::TimedOut)) {
             Ok(written) => {
@@ -363,12 +400,15 @@ fn can_share(shared: &Shared) -> bool {
 }
 
 /// Carries the image from the guest, piece by piece.
-async fn write(launched: &Launched, spec: &Spec) -> Result<Result<Image, Why>, Ending> {
+async fn write(launched: &Launched, spec: &Spec, mut growth: Growth<'_>) -> Result<Result<Image, Why>, Ending> {
     let bytes_max = (u64::from(spec.memory_mb) << 20) + SLACK_BYTES;
     let Ok(mut growing) = Growing::new(bytes_max) else { return Ok(Err(Why::Platform)) };
     loop {
         match launched.receive().await {
             Ok(frame) if frame.kind == Kind::Image => {
+                if let Err(why) = growth.add(frame.body.len()) {
+                    return Ok(Err(why));
+                }
                 if growing.append(&frame.body).is_err() {
                     return Ok(Err(Why::Size));
                 }
@@ -451,6 +491,21 @@ mod tests {
         snapshots.lost(of, &old, Why::Platform);
         let new = snapshots.image(of).expect("the new one is another");
         assert!(!Arc::ptr_eq(&new, &old));
+    }
+
+    #[test]
+    fn images_are_bounded_while_they_grow() {
+        let snapshots = Snapshots::new(100);
+        let (mut one, mut other) = (snapshots.growth(), snapshots.growth());
+        assert_eq!(one.add(101), Err(Why::Size), "by itself");
+        one.add(60).unwrap();
+        other.add(40).unwrap();
+        assert_eq!(other.add(1), Err(Why::None), "there may be room later");
+        assert_eq!(one.add(41), Err(Why::Size));
+        drop(one);
+        other.add(59).unwrap();
+        drop(other);
+        snapshots.growth().add(100).unwrap();
     }
 
     #[test]
