@@ -152,6 +152,8 @@ struct Entry {
     state: State,
     /// Whether it has been among the versions that may be invoked.
     published: bool,
+    /// Whether it has been and is no more, while its image is being taken.
+    gone: bool,
     used: Instant,
     failures: u32,
     /// Bytes of its newest image, once it had one.
@@ -190,12 +192,14 @@ impl Snapshots {
         }
     }
 
-    /// Keeps only versions that may be invoked, and those that are being published.
+    /// Keeps only versions that may be invoked, and those that are being published. What is being taken ends by itself.
     pub fn retain(&self, current: &HashSet<Generation>) {
         self.lock().retain(|of, entry| {
             let is_current = current.contains(of);
             entry.published |= is_current;
-            is_current || (!entry.published && entry.used.elapsed() < UNPUBLISHED_KEPT)
+            entry.gone = entry.published && !is_current;
+            let is_taking = matches!(entry.state, State::Taking);
+            is_current || is_taking || (!entry.published && entry.used.elapsed() < UNPUBLISHED_KEPT)
         });
     }
 
@@ -218,7 +222,7 @@ impl Snapshots {
             return false;
         }
         let state = State::Wanted(Why::None);
-        let new = || Entry { state, published: false, used: Instant::now(), failures: 0, bytes: 0 };
+        let new = || Entry { state, published: false, gone: false, used: Instant::now(), failures: 0, bytes: 0 };
         let entry = entries.entry(of).or_insert_with(new);
         let wanted = matches!(entry.state, State::Wanted(_));
         if wanted {
@@ -230,7 +234,13 @@ impl Snapshots {
     /// What came of it.
     fn end(&self, of: Generation, taken: Result<Image, Why>) -> Result<(), Why> {
         let mut entries = self.lock();
-        let Some(entry) = entries.get_mut(&of) else { return Ok(()) };
+        let Some(entry) = entries.get_mut(&of) else { return Err(Why::None) };
+        if entry.gone {
+            entries.remove(&of);
+            return Err(Why::None);
+        }
+        // An Init may have taken longer than what is not published yet is kept.
+        entry.used = Instant::now();
         let why = match taken {
             Ok(image) if image.bytes() <= self.bytes_max => {
                 entry.bytes = image.bytes();
@@ -491,6 +501,26 @@ mod tests {
         snapshots.lost(of, &old, Why::Platform);
         let new = snapshots.image(of).expect("the new one is another");
         assert!(!Arc::ptr_eq(&new, &old));
+    }
+
+    #[test]
+    fn what_is_being_taken_stays_until_it_ends() {
+        let snapshots = Snapshots::new(100);
+        let (of, none) = (Generation(1), HashSet::new());
+        assert!(snapshots.begin(of));
+        snapshots.lock().get_mut(&of).unwrap().used -= UNPUBLISHED_KEPT;
+        snapshots.retain(&none);
+        snapshots.end(of, Ok(image(10))).unwrap();
+        snapshots.retain(&none);
+        let old = snapshots.image(of).expect("it was still being published, and is");
+        snapshots.lost(of, &old, Why::Zygote);
+        snapshots.retain(&HashSet::from([of]));
+        assert!(snapshots.begin(of));
+        snapshots.retain(&none);
+        assert!(!snapshots.begin(of), "one at a time, although its version is gone");
+        assert_eq!(snapshots.end(of, Ok(image(10))), Err(Why::None), "nobody wants it");
+        assert!(snapshots.lock().is_empty());
+        assert_eq!(snapshots.end(of, Ok(image(10))), Err(Why::None), "never begun");
     }
 
     #[test]
