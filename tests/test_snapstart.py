@@ -4,6 +4,8 @@ import json
 import os
 import re
 import signal
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from glob import glob
@@ -647,6 +649,35 @@ def test_a_guest_that_ends_in_its_restore_is_given_up_after_a_few(server_factory
         assert given_up(), "it stays so"
     lost = re.search(r'tidegate_worker_restores_total\{reason="the snapshot could not be restored"\} (\d+)', metrics_of(api))
     assert int(lost[1]) == 3
+
+
+RESTORE = """
+import os, sys, tempfile
+sys.path.insert(0, sys.argv[1])
+from _tidegate import image, snapstart
+image.reserve()
+def of(content):
+    file = tempfile.TemporaryFile()
+    file.write(content)
+    file.flush()
+    return [os.dup(file.fileno())]
+header = b'{"zygote": "x"}'
+strange = len(header).to_bytes(8, "little") + header
+whole = lambda data: data + image._TRAILER.pack(0, len(data), image._MAGIC)
+assert snapstart.restore([]) == "broken"
+assert snapstart.restore(of(b"")) == "broken"
+assert snapstart.restore(of(b"x" * 4096)) == "broken"
+assert snapstart.restore(of(whole((2).to_bytes(8, "little") + b"[]"))) == "broken"
+assert snapstart.restore(of(whole((2).to_bytes(8, "little") + b"{}"))) == "broken"
+assert snapstart.restore(of(whole((2).to_bytes(8, "little") + b"{{"))) == "broken"
+assert snapstart.restore(of(whole(strange))) == "zygote"
+"""
+
+
+def test_an_image_that_cannot_be_used_is_broken_and_not_the_machine():
+    """The daemon counts the images that are, and has a few more taken."""
+    folder = Path(__file__).parents[1] / "runtimes" / "python"
+    subprocess.run([sys.executable, "-I", "-c", RESTORE, str(folder)], check=True, timeout=30)
 
 
 def test_an_image_as_large_as_the_function(api, snap):

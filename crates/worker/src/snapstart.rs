@@ -74,6 +74,7 @@ impl Why {
             "size" => Why::Size,
             "tmp" => Why::Tmp,
             "zygote" => Why::Zygote,
+            "broken" => Why::Broken,
             _ => Why::Platform,
         }
     }

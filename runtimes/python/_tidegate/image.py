@@ -417,19 +417,22 @@ def write(pid, told, bytes_max, send):
 
 
 def become(fd):
-    """Turns this process into the image in the file `fd`; returns only by raising `Refused`, and has changed nothing then."""
+    """Turns this process into the image in the file `fd`; returns only by raising, and has changed nothing then.
+
+    `Refused` where it was looked into; anything else where a call failed or the file holds no image.
+    """
     ours = place()
     size = os.fstat(fd).st_size
     at, length, magic = _TRAILER.unpack(os.pread(fd, _TRAILER.size, size - _TRAILER.size))
     if magic != _MAGIC or at + length + _TRAILER.size != size:
-        raise Refused("the image is damaged")
+        raise Refused("the image is damaged", "broken")
     (header_bytes,) = struct.unpack("<Q", os.pread(fd, 8, at))
     header = json.loads(os.pread(fd, header_bytes, at + 8))
     if header["zygote"] != ours.name:
         raise Refused("the image is of another zygote", "zygote")
     calls_bytes = length - 8 - header_bytes
     if calls_bytes > SPACE_BYTES:
-        raise Refused("the image is damaged")
+        raise Refused("the image is damaged", "broken")
     files = [fd, *_opened(header["files"])]
     source, number = os.pipe()
     os.write(number, struct.pack("<i", os.getpid()))

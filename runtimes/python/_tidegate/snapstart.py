@@ -14,6 +14,7 @@ import json
 import os
 import signal
 import socket
+import struct
 import sys
 
 from . import channel, console, image, jsontext, loop
@@ -321,10 +322,13 @@ def restore(files):
     """Becomes the image in the first of these files; gives the reason and its code if that cannot be."""
     try:
         if not files:
-            raise Refused("no image came", "platform")
+            raise Refused("no image came", "broken")
         image.become(files[0])
-    except (Refused, OSError, ValueError) as refusal:
-        code, text = _code(refusal), str(refusal)
+    except Refused as refusal:
+        code, text = refusal.code, str(refusal)
+    except (OSError, ValueError, struct.error, LookupError, TypeError) as error:
+        # A passing want of this guest, or bytes that are no image: the next image may be better, and the daemon counts.
+        code, text = "broken", str(error) or type(error).__name__
     for fd in files:
         os.close(fd)
     console.write_line("tidegate: SnapStart: initialised without the snapshot: " + text)
