@@ -4,7 +4,7 @@ use crate::budget::Budget;
 use crate::guest::{Exit, Instance};
 use crate::launches::{Launches, Started};
 use crate::metrics::Metrics;
-use crate::snapstart::{Snapshots, TAKES_MAX};
+use crate::snapstart::{Snapshots, Turns};
 use crate::versions::Versioned;
 use api::launcher::{EXPECTED_MAX, Event, Hello, InstanceKind, Interpreter, Request};
 use arc_swap::ArcSwap;
@@ -93,7 +93,7 @@ pub(crate) struct Shared {
     /// What the launcher has said of the machine.
     pub hello: watch::Receiver<Option<Hello>>,
     /// The right to take a snapshot.
-    pub takes: Semaphore,
+    pub turns: Turns,
     /// Starts under way by the pool's name, with the way to call each off.
     starting: Mutex<HashMap<pool::InstanceId, oneshot::Sender<()>>>,
     /// What may run, once it has been said; locked while a version's pool is made or all are looked through.
@@ -123,7 +123,7 @@ impl Service {
             large_bodies: crate::runtime_api::large_bodies(),
             interpreters: interpreters_seen.clone(),
             hello: hello_seen.clone(),
-            takes: Semaphore::new(TAKES_MAX),
+            turns: Turns::new(),
             starting: Mutex::default(),
             current: Mutex::default(),
             expected: Mutex::default(),

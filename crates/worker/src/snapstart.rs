@@ -8,20 +8,22 @@ use crate::service::{Handle, Shared};
 use crate::start::{Failure, Launched, Wish, launch, wait_for_interpreters};
 use api::channel::Kind;
 use api::launcher::{ExitStatus, Grade, is_read_at_start};
-use model::{Generation, RuntimeFamily, Spec};
+use model::{FunctionName, Generation, RuntimeFamily, Spec};
 use sandbox::image::{Growing, Image};
 use scheduler::lifetimes::{InitLimits, Initialization};
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
+use tokio::time::timeout;
 
 /// Images of a version that may turn out useless one after the other before it does without.
 const FAILURES_MAX: u32 = 3;
 /// How often a guest that can be written down is asked for: the runtime's zygote may still come up.
 const GUESTS_MAX: u32 = 20;
 /// Snapshots that are being taken at a time, at most; further ones wait.
-pub const TAKES_MAX: usize = 8;
+const TAKES_MAX: usize = 8;
 /// How long they wait: an Init may take minutes. Then the version does without, until a start has a snapshot taken.
 const TURN_WAIT: Duration = Duration::from_secs(10);
 /// Pause before the next.
@@ -290,6 +292,45 @@ fn make_room(entries: &mut HashMap<Generation, Entry>, newest: Generation, bytes
     }
 }
 
+/// The right to take a snapshot: of few versions at a time, and of one of each function, so that no function has all turns.
+#[derive(Debug)]
+pub struct Turns {
+    all: Semaphore,
+    functions: Mutex<HashMap<FunctionName, Weak<Semaphore>>>,
+}
+
+/// A turn, until this is dropped.
+struct Turn<'a> {
+    _function: OwnedSemaphorePermit,
+    _all: SemaphorePermit<'a>,
+}
+
+impl Turns {
+    /// All of them free.
+    pub fn new() -> Turns {
+        Turns { all: Semaphore::new(TAKES_MAX), functions: Mutex::default() }
+    }
+
+    /// Waits for a turn of this function: so long for the function's own, which keeps nobody else from theirs, and then
+    /// [`TURN_WAIT`]. `None`: it did not come.
+    async fn take(&self, of: &FunctionName, own_wait: Duration) -> Option<Turn<'_>> {
+        let _function = timeout(own_wait, self.function(of).acquire_owned()).await.ok()?.ok()?;
+        let _all = timeout(TURN_WAIT, self.all.acquire()).await.ok()?.ok()?;
+        Some(Turn { _function, _all })
+    }
+
+    fn function(&self, of: &FunctionName) -> Arc<Semaphore> {
+        let mut functions = self.functions.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = functions.get(of).and_then(Weak::upgrade) {
+            return known;
+        }
+        functions.retain(|_, turn| turn.strong_count() > 0);
+        let turn = Arc::new(Semaphore::new(1));
+        functions.insert(of.clone(), Arc::downgrade(&turn));
+        turn
+    }
+}
+
 /// Why a version that is to be restored from snapshots cannot be published.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InitFailed {
@@ -361,11 +402,11 @@ async fn take(shared: &Arc<Shared>, spec: &Arc<Spec>) -> Result<Result<Image, Wh
     if spec.environment.iter().any(|(name, value)| is_read_at_start(name, value)) {
         return Ok(Err(Why::Environment));
     }
-    let Ok(Ok(_turn)) = tokio::time::timeout(TURN_WAIT, shared.takes.acquire()).await else {
-        return Ok(Err(Why::None));
-    };
     let initialization = Initialization::Provisioned;
     let limits = InitLimits::of(initialization, shared.limits.init_ms, spec.timeout_ms);
+    let Some(_turn) = shared.turns.take(spec.name(), Duration::from_millis(limits.init_ms)).await else {
+        return Ok(Err(Why::None));
+    };
     let mut killed = false;
     for _ in 0..GUESTS_MAX {
         let (room, _) = shared.budget.take(shared, spec).await.map_err(|_| Failure::Full)?;
@@ -377,11 +418,8 @@ async fn take(shared: &Arc<Shared>, spec: &Arc<Spec>) -> Result<Result<Image, Wh
             continue;
         }
         let begun = Instant::now();
-        let written = tokio::time::timeout(
-            Duration::from_millis(limits.init_ms),
-            write(&launched, spec, shared.snapshots.growth()),
-        )
-        .await;
+        let written =
+            timeout(Duration::from_millis(limits.init_ms), write(&launched, spec, shared.snapshots.growth())).await;
         let init_us = begun.elapsed().as_micros() as u64;
         let failed = match written.unwrap_or(Err(Ending::TimedOut)) {
             Ok(written) => {
@@ -522,6 +560,30 @@ mod tests {
         assert_eq!(snapshots.end(of, Ok(image(10))), Err(Why::None), "nobody wants it");
         assert!(snapshots.lock().is_empty());
         assert_eq!(snapshots.end(of, Ok(image(10))), Err(Why::None), "never begun");
+    }
+
+    #[tokio::test]
+    async fn a_function_has_one_turn_at_a_time() {
+        let turns = Turns::new();
+        let name = |number: usize| FunctionName::parse(&format!("f{number}")).unwrap();
+        let (patience, long) = (Duration::from_millis(20), Duration::from_secs(60));
+        let mut held = vec![turns.take(&name(0), long).await.unwrap()];
+        {
+            let (again, other) = (name(0), name(1));
+            let mut waiting = std::pin::pin!(turns.take(&again, long));
+            assert!(timeout(patience, waiting.as_mut()).await.is_err(), "its own is taken");
+            assert!(turns.take(&again, patience).await.is_none());
+            turns.take(&other, long).await.unwrap();
+            held.clear();
+            held.push(waiting.await.unwrap());
+        }
+        for number in 1..TAKES_MAX {
+            held.push(turns.take(&name(number), long).await.unwrap());
+        }
+        assert!(timeout(patience, turns.take(&name(TAKES_MAX), long)).await.is_err(), "all are taken");
+        held.clear();
+        held.push(turns.take(&name(0), long).await.unwrap());
+        assert_eq!(turns.functions.lock().unwrap().len(), 1, "what is over is forgotten");
     }
 
     #[test]
