@@ -1,13 +1,15 @@
 """Custom runtimes: the Runtime API as a `bootstrap` sees it, with its headers and its refusals."""
 
 import json
+import os
 import re
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from support import arn_of
+from support import arn_of, kernel
+from support.clients import Api
 from support.packages import fixture, zip_fixture, zip_of
 from support.polling import wait_until
 
@@ -219,6 +221,51 @@ while True:
         assert api.invoke(name, number).ok() == number
     with ThreadPoolExecutor(8) as pool:
         assert [answer.ok() for answer in pool.map(lambda n: api.invoke(name, n), range(200))] == list(range(200))
+
+
+def sockets(pid) -> int:
+    """How many sockets a process holds."""
+    folder, count = f"/proc/{pid}/fd", 0
+    for name in os.listdir(folder):
+        try:
+            count += os.readlink(os.path.join(folder, name)).startswith("socket:")
+        except FileNotFoundError:
+            pass  # It was closed since.
+    return count
+
+
+@pytest.mark.parametrize("end", ["exit", "idle"])
+def test_no_socket_stays_of_a_runtime_that_sent_ahead(server_factory, end):
+    """It calls `next`, sends more than the server looks at, and is gone: by itself, or when it has idled."""
+    script = """#!/usr/bin/python3
+import os, socket, sys, time
+host, port = os.environ["AWS_LAMBDA_RUNTIME_API"].split(":")
+base = "/2018-06-01/runtime/invocation/"
+ask = f"GET {base}next HTTP/1.1\\r\\nHost: x\\r\\n\\r\\n".encode()
+connection = socket.create_connection((host, int(port)))
+connection.sendall(ask)
+head = b""
+while b"\\r\\n\\r\\n" not in head:
+    head += connection.recv(4096)
+fields = dict(line.lower().split(": ", 1) for line in head.decode().split("\\r\\n") if ": " in line)
+answer = f"POST {base}{fields['lambda-runtime-aws-request-id']}/response HTTP/1.1\\r\\nContent-Length: 1\\r\\n\\r\\n1"
+connection.sendall(answer.encode() + ask + b"x" * 50_000)
+if os.environ["END"] == "exit":
+    time.sleep(0.2)
+    sys.exit(0)
+time.sleep(1000)
+"""
+    server = server_factory(config={"keep_alive": "fixed", "limits": {"idle_ms": 1000}})
+    api = Api(server.endpoint, server.credentials())
+    package = zip_of({"bootstrap": script}, executable=("bootstrap",))
+    variables = {"Variables": {"END": end}}
+    name = api.create(package, Runtime="provided.al2023", Handler="some.handler", Environment=variables)
+    counts = []
+    for number in range(5):
+        assert api.invoke(name, number).ok() == 1
+        wait_until(lambda: not kernel.guests_below(server.pid), "the instance ends", 30)
+        counts.append(sockets(server.daemon_pid()))
+    wait_until(lambda: sockets(server.daemon_pid()) <= counts[0] + 1, f"their sockets are closed: {counts}", 10)
 
 
 def test_a_connection_may_rest_for_as_long_as_the_function_runs(custom, api):

@@ -19,6 +19,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, Semaphore, oneshot, watch};
+use tokio::task::JoinSet;
 
 /// Connections that one guest may hold open beside one for each slot; further ones wait. Runtimes use one or two.
 const CONNECTIONS_MAX: usize = 16;
@@ -57,7 +58,8 @@ pub fn large_bodies() -> Arc<Semaphore> {
     Arc::new(Semaphore::new(LARGE_BODIES_MAX))
 }
 
-/// A session with its accepting task. The listener keeps the sandbox's network namespace alive, so it must go with it.
+/// A session with the task that has its connections. Each socket keeps the sandbox's network namespace alive, so all must
+/// go with it.
 pub struct Served {
     /// The session.
     pub session: Arc<Session>,
@@ -66,7 +68,9 @@ pub struct Served {
 
 impl Drop for Served {
     fn drop(&mut self) {
+        // The connections go with the task.
         self.task.abort();
+        self.session.close();
     }
 }
 
@@ -80,6 +84,8 @@ struct Inner {
     running: HashMap<Arc<str>, oneshot::Sender<Answer>>,
     /// The newest answer, until the guest asks for more work.
     answered: Option<Arc<str>>,
+    /// The instance is over: nothing is handed over any more.
+    closed: bool,
 }
 
 /// What `next` answers.
@@ -108,7 +114,7 @@ pub struct Parked {
 }
 
 impl Parked {
-    /// Waits for the event; nothing if another call has taken this one's place.
+    /// Waits for the event; nothing if another call has taken this one's place, or the instance is over.
     pub async fn event(&mut self) -> Option<Handover> {
         (&mut self.receiver).await.ok()
     }
@@ -150,21 +156,34 @@ impl Session {
     }
 
     async fn accept(self: Arc<Session>, listener: TcpListener) {
-        let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX + self.slots - 1));
+        // Whoever drops this ends them all, also such as do not look at their sockets just then.
+        let mut connections = JoinSet::new();
         loop {
-            let Ok(permit) = connections.clone().acquire_owned().await else { return };
-            match listener.accept().await {
-                Ok((stream, _)) => {
-                    let session = self.clone();
-                    tokio::spawn(async move {
-                        connection::carry(session, stream).await;
-                        drop(permit);
-                    });
-                }
-                // Out of files, or the guest has reset: the guest sees a slow accept, nobody else is touched.
-                Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+            let room = connections.len() < CONNECTIONS_MAX + self.slots - 1;
+            tokio::select! {
+                Some(_) = connections.join_next() => {}
+                accepted = listener.accept(), if room => match accepted {
+                    Ok((stream, _)) => {
+                        connections.spawn(connection::carry(self.clone(), stream));
+                    }
+                    // Out of files, or the guest has reset: the guest sees a slow accept, nobody else is touched.
+                    Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+                },
             }
         }
+    }
+
+    /// The instance is over: hangs up on who waits, and keeps nothing for who might ask.
+    fn close(&self) {
+        let mut inner = self.lock();
+        inner.closed = true;
+        inner.parked.clear();
+        inner.returned.clear();
+    }
+
+    /// Whether the instance is over.
+    fn is_over(&self) -> bool {
+        self.lock().closed
     }
 
     /// Waits for the end of Init.
@@ -218,7 +237,8 @@ impl Session {
     pub fn take_back(&self, handover: Handover) {
         let mut inner = self.lock();
         // Nobody waits for it any more if its deadline has passed, or if it was answered after all.
-        if inner.running.get(&handover.id).is_some_and(|waiting| !waiting.is_closed())
+        if !inner.closed
+            && inner.running.get(&handover.id).is_some_and(|waiting| !waiting.is_closed())
             && let Err(handover) = inner.give(handover)
         {
             inner.returned.push_back(handover);
@@ -266,6 +286,9 @@ impl Session {
         }
         let receiver = {
             let mut inner = self.lock();
+            if inner.closed {
+                return Next::Refused(over());
+            }
             inner.parked.retain(|parked| !parked.is_closed());
             if let Some(handover) = inner.returned() {
                 return Next::Returned(handover);
@@ -408,6 +431,10 @@ fn broken_off() -> Reply {
 
 fn replaced() -> Reply {
     refuse("410 Gone", "Replaced", "Another call to next has taken this one's place")
+}
+
+fn over() -> Reply {
+    refuse("410 Gone", "InstanceOver", "The instance is over")
 }
 
 fn refuse_move(from: &str, to: &str) -> Reply {

@@ -147,6 +147,8 @@ impl Connection {
         }
         match self.wait(&mut parked).await? {
             Some(handover) => self.send(handover, manner).await,
+            // The guest is being ended; it need not hear why.
+            None if self.session.is_over() => Err(ErrorKind::ConnectionAborted.into()),
             None => {
                 replaced().write(&mut self.write, manner);
                 Ok(())

@@ -227,6 +227,39 @@ async fn a_further_call_takes_the_place_of_the_oldest() {
     success(answered).await;
 }
 
+/// Guests that do all that keeps a connection busy, each of its own session, and then send no more.
+#[tokio::test]
+async fn nothing_stays_of_a_session_that_is_over() {
+    let ahead = NEXT.to_owned() + &"x".repeat(50_000);
+    let half_a_body = response("a", &"x".repeat(100_000));
+    for (said, then) in [(NEXT, ahead.as_str()), (ahead.as_str(), ""), (NEXT, &half_a_body[..90_000]), ("", "GET /pi")]
+    {
+        let (served, address) = serve(2).await;
+        let session = Arc::downgrade(&served.session);
+        let mut guest = Guest::sends(address, NEXT).await;
+        let answered = hand_over(&served, "a", "{}").await;
+        guest.hears(&event_text("a", "{}")).await;
+        let mut guest = Guest::sends(address, said).await;
+        if !said.is_empty() {
+            served.session.parked().await;
+        }
+        guest.says(then).await;
+        guest.0.shutdown().await.unwrap();
+        let other = served.session.clone();
+        drop(served);
+        assert!(matches!(other.next(), Next::Refused(_)), "a call of next that nobody will answer");
+        assert!(other.try_hand_over(event("b", "{}")).is_err(), "an event that nobody will read");
+        drop((other, answered));
+        guest.hears_all().await;
+        let gone = async {
+            while session.strong_count() > 0 {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(5), gone).await.expect("the session ends with its connections");
+    }
+}
+
 #[tokio::test]
 async fn refusals() {
     let (served, address) = serve(1).await;
