@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from glob import glob
 from pathlib import Path
 
@@ -458,6 +459,29 @@ def test_a_killed_zygote_costs_the_snapshot_only(server_factory):
 
     fresh = wait_until(again, "an instance is restored again", 60)
     assert fresh["mark"] != first.ok()["mark"] and images(server) == 1
+
+
+def test_an_init_instead_of_a_restore_fails_as_an_init(server_factory):
+    """Where no zygote is up an interpreter of its own initialises; its failure is not one of the restore."""
+    server = server_factory(config={"limits": {"idle_ms": 200}})
+    api = Api(server.endpoint, server.credentials())
+    source = "import os\nassert os.environ['AWS_LAMBDA_INITIALIZATION_TYPE'] == 'snap-start'\ndef handler(e, c): return 1\n"
+    name = api.create(zip_of({"app.py": source}), Handler="app.handler", SnapStart=ON)
+    version = publish(api, name)
+    assert api.invoke(name, {}, Qualifier=version).ok() == 1
+
+    def failure():
+        # Long enough for the instance before to end, and until no zygote is there for a while.
+        for _ in range(20):
+            for zygote in zygotes(server):
+                with suppress(ProcessLookupError):
+                    os.kill(zygote, signal.SIGKILL)
+            time.sleep(0.02)
+        answer = api.invoke(name, {}, Qualifier=version)
+        return answer.error and answer.failed()
+
+    failed = wait_until(failure, "an instance initialises", 60)
+    assert failed["errorType"] == "AssertionError"
 
 
 def test_a_new_server_takes_the_snapshot_again(server_factory):
