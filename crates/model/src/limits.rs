@@ -58,7 +58,8 @@ pub struct Limits {
     /// Memory promised to instances on this machine, MB, ours; 0 means four fifths of the machine's.
     pub instances_memory_mb: u64,
     /// Bytes of all snapshots of initialised versions (SnapStart) in memory, ours; beyond it the one that was used longest
-    /// ago is dropped, and taken again when its version is next started. Never more than a tenth of the machine's memory.
+    /// ago is dropped, and taken again when its version is next started. Never more than a tenth of the machine's memory. As much again for those
+    /// that are being taken.
     pub snapshot_bytes: u64,
     /// Invocations waiting for one version's instance, ours; beyond it they are throttled.
     pub waiting_per_version: usize,
