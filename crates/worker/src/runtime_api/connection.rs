@@ -44,6 +44,7 @@ pub async fn carry(session: Arc<Session>, stream: TcpStream) {
         seen: 0,
         write: Vec::new(),
         coming: Coming::NOTHING,
+        lost: false,
         sent: Vec::new(),
     };
     let ended = connection.serve().await;
@@ -64,6 +65,8 @@ struct Connection {
     write: Vec<u8>,
     /// What is still to come of the body of the request in hand.
     coming: Coming,
+    /// There is no telling where the next request would begin.
+    lost: bool,
     /// Events that were sent, until something comes from the guest behind them. Mostly one.
     sent: Vec<Handover>,
 }
@@ -79,21 +82,55 @@ impl Connection {
     async fn serve(&mut self) -> Result<()> {
         while let Some(head) = self.head().await? {
             self.coming = head.body;
-            let mut go_on = head.manner.keep_alive;
+            let mut manner = self.manner(&head);
             match &head.call {
-                Call::Next => self.next(head.manner).await?,
+                Call::Next => self.next(manner).await?,
                 call => {
                     let reply = self.answer(call, &head).await?;
-                    reply.write(&mut self.write, head.manner);
+                    manner = self.manner(&head);
+                    reply.write(&mut self.write, manner);
                 }
             }
-            if self.coming != Coming::NOTHING {
+            if manner.keep_alive && self.coming != Coming::NOTHING {
                 self.flush().await?;
-                go_on &= !head.expects && self.discard().await;
+                manner.keep_alive = self.discard().await;
             }
-            if !go_on {
-                self.flush().await?;
-                return self.stream.shutdown().await;
+            if !manner.keep_alive {
+                return self.end().await;
+            }
+        }
+        Ok(())
+    }
+
+    /// How to answer: the connection stays only if what is left of the request will be read.
+    fn manner(&self, head: &Head) -> Manner {
+        let found = match self.coming {
+            Coming::NOTHING => true,
+            Coming::Exact(left) => !head.expects && left <= DISCARD_BYTES_MAX,
+            Coming::Chunks(_) => !head.expects,
+        };
+        Manner { keep_alive: head.manner.keep_alive && found && !self.lost, ..head.manner }
+    }
+
+    /// Sends what is left to send, and no more. What the guest is still sending is read for a while: a socket that is
+    /// closed with something unread takes back what the guest has not read.
+    async fn end(&mut self) -> Result<()> {
+        self.flush().await?;
+        self.stream.shutdown().await?;
+        if self.coming == Coming::NOTHING && !self.lost {
+            return Ok(());
+        }
+        timeout(DISCARD, self.drain()).await.unwrap_or(Ok(()))
+    }
+
+    async fn drain(&mut self) -> Result<()> {
+        let mut drained = 0;
+        while drained <= DISCARD_BYTES_MAX {
+            self.read.clear();
+            self.read.reserve(READ_MANY_BYTES);
+            match self.stream.read_buf(&mut self.read).await? {
+                0 => break,
+                got => drained += got as u64,
             }
         }
         Ok(())
@@ -110,8 +147,9 @@ impl Connection {
                 }
                 Ok(None) => self.seen = self.read.len(),
                 Err(why) => {
+                    self.lost = true;
                     nonsense(why).write(&mut self.write, Manner::LAST);
-                    self.flush().await?;
+                    self.end().await?;
                     return Ok(None);
                 }
             }
@@ -268,6 +306,9 @@ impl Connection {
             self.read.advance(bytes as usize);
             return Ok(Read::Whole(body));
         }
+        if matches!(self.coming, Coming::Exact(bytes) if bytes > bytes_max) {
+            return Ok(Read::TooLong);
+        }
         if head.expects {
             self.write.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
         }
@@ -279,16 +320,14 @@ impl Connection {
             let _turn = if large { session.large_body.acquire().await.ok() } else { None };
             let _right = if large { session.large_bodies.acquire().await.ok() } else { None };
             match self.coming {
-                Coming::Exact(bytes) if bytes > bytes_max => Ok(Read::TooLong),
                 Coming::Exact(bytes) => self.whole(bytes).await,
                 Coming::Chunks(_) => self.chunks(bytes_max).await,
             }
         };
-        match timeout(BODY_READ, reading).await {
-            Ok(Ok(read)) => Ok(read),
-            // There is no telling where the next request would begin; the guest may still hear of it.
-            Ok(Err(_)) | Err(_) => Ok(Read::Cut),
-        }
+        // Whether it broke or took too long: the guest may still hear of it.
+        let read = timeout(BODY_READ, reading).await.unwrap_or(Ok(Read::Cut)).unwrap_or(Read::Cut);
+        self.lost = matches!(read, Read::Cut);
+        Ok(read)
     }
 
     /// A body of known length, read to where it stays.
@@ -363,10 +402,12 @@ impl Connection {
             if self.coming == Coming::NOTHING {
                 return Ok(());
             }
-            let got = self.fill(READ_MANY_BYTES).await? as u64;
-            discarded += got;
-            if got == 0 || discarded > DISCARD_BYTES_MAX {
+            if discarded > DISCARD_BYTES_MAX {
                 return Err(ErrorKind::InvalidData.into());
+            }
+            match self.fill(READ_MANY_BYTES).await? {
+                0 => return Err(ErrorKind::UnexpectedEof.into()),
+                got => discarded += got as u64,
             }
         }
     }

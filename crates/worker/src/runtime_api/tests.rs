@@ -302,6 +302,38 @@ async fn a_refused_body_is_read_so_that_the_next_call_is_found() {
     guest.hears("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\npong").await;
 }
 
+/// A refusal whose request has more to come than is read says that it is the last, and comes whole though the guest is
+/// still sending.
+#[tokio::test]
+async fn a_refusal_that_is_the_last_says_so() {
+    let (served, address) = serve(1).await;
+    let mut guest = Guest::sends(address, NEXT).await;
+    let answered = hand_over(&served, "a", "{}").await;
+    guest.hears(&event_text("a", "{}")).await;
+    let post = |id: &str, fields: &str, body: &str| {
+        format!("POST /2018-06-01/runtime/invocation/{id}/response HTTP/1.1\r\n{fields}\r\n\r\n{body}")
+    };
+    let body = "x".repeat(300_000);
+    for (sent, begin, end) in [
+        (post("z", "Expect: 100-continue\r\nContent-Length: 300000", &body), "400 Bad Request", "request ID\"}"),
+        (post("z", "Content-Length: 20000000", &body), "400 Bad Request", "request ID\"}"),
+        (post("a", "Transfer-Encoding: chunked", &("zz\r\n".to_owned() + &body)), "400 Bad Request", "incomplete\"}"),
+        (NEXT.replace("Host: x", "Content-Length: 20000000"), "403 Forbidden", "not allowed\"}"),
+        (format!("GET /{body}"), "431 Request Header Fields Too Large", "Content-Length: 0\r\n\r\n"),
+        (post("a", "Expect: 100-continue\r\nContent-Length: 300000", &body), "413 Payload Too Large", "bytes).\"}"),
+    ] {
+        // It hears nothing before it has sent all.
+        let mut guest = Guest::sends(address, &sent).await;
+        let mut heard = String::new();
+        let hearing = guest.0.read_to_string(&mut heard);
+        let heard_all = tokio::time::timeout(Duration::from_secs(5), hearing).await.expect("the connection is closed");
+        assert!(heard_all.is_ok(), "{begin} {heard_all:?} {heard}");
+        assert!(heard.starts_with(&format!("HTTP/1.1 {begin}\r\nConnection: close\r\n")), "{begin} {heard}");
+        assert!(heard.ends_with(end), "{heard}");
+    }
+    assert!(matches!(answered.await, Ok(Answer::Ended(Ending::ResponseTooLarge))));
+}
+
 #[tokio::test]
 async fn bodies_on_demand_and_in_old_http() {
     let (served, address) = serve(1).await;
