@@ -25,6 +25,8 @@ use tokio::task::JoinSet;
 const CONNECTIONS_MAX: usize = 16;
 /// Larger bodies that are read at the same time, over all instances; further ones wait.
 const LARGE_BODIES_MAX: usize = 64;
+/// How long a guest may take to send a body, from when it is its turn.
+const BODY_READ: Duration = Duration::from_secs(10);
 const JSON: Option<&str> = Some("application/json");
 
 /// How Init has ended, if it has.
@@ -48,6 +50,7 @@ pub struct Session {
     /// Invocations at a time; each call of `next` that waits or has an invocation is one.
     slots: usize,
     response_bytes_max: u64,
+    body_read: Duration,
     large_bodies: Arc<Semaphore>,
     /// One large body at a time of this guest, so that a few guests cannot hold all turns of the others.
     large_body: Semaphore,
@@ -144,6 +147,7 @@ impl Session {
             arrivals: Notify::new(),
             slots: slots.max(1) as usize,
             response_bytes_max,
+            body_read: BODY_READ,
             large_bodies,
             large_body: Semaphore::new(1),
         })

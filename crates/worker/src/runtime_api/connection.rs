@@ -20,8 +20,8 @@ use tokio::time::timeout;
 const INIT_ERROR_BYTES_MAX: u64 = 262_144;
 /// Bodies up to this size, by their own word, are read without asking.
 const SMALL_BODY_BYTES: u64 = 65_536;
-/// How long a guest may take to send a body.
-const BODY_READ: Duration = Duration::from_secs(10);
+/// How long a body may wait for its turn. The end of its invocation's time mostly ends the instance, and this, before.
+const BODY_TURN: Duration = Duration::from_secs(900);
 /// What is read of a body that is not wanted, so that a guest which is still sending sees why, and for how long.
 const DISCARD_BYTES_MAX: u64 = 16_777_216;
 /// See [`DISCARD_BYTES_MAX`].
@@ -309,25 +309,35 @@ impl Connection {
         if matches!(self.coming, Coming::Exact(bytes) if bytes > bytes_max) {
             return Ok(Read::TooLong);
         }
-        if head.expects {
-            self.write.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
-        }
         self.flush().await?;
         let session = self.session.clone();
         let large = !matches!(self.coming, Coming::Exact(bytes) if bytes <= SMALL_BODY_BYTES);
-        let reading = async {
+        let turns = async {
             // Neither semaphore is ever closed.
-            let _turn = if large { session.large_body.acquire().await.ok() } else { None };
-            let _right = if large { session.large_bodies.acquire().await.ok() } else { None };
-            match self.coming {
-                Coming::Exact(bytes) => self.whole(bytes).await,
-                Coming::Chunks(_) => self.chunks(bytes_max).await,
-            }
+            let turn = if large { session.large_body.acquire().await.ok() } else { None };
+            (turn, if large { session.large_bodies.acquire().await.ok() } else { None })
+        };
+        // That others are slow is not for this guest to answer for: its own time begins with its turn.
+        let turns = timeout(BODY_TURN, turns).await;
+        let read = match turns {
+            Ok(_) => timeout(session.body_read, self.read_body(head, bytes_max)).await.unwrap_or(Ok(Read::Cut)),
+            Err(_) => Ok(Read::Cut),
         };
         // Whether it broke or took too long: the guest may still hear of it.
-        let read = timeout(BODY_READ, reading).await.unwrap_or(Ok(Read::Cut)).unwrap_or(Read::Cut);
+        let read = read.unwrap_or(Read::Cut);
         self.lost = matches!(read, Read::Cut);
         Ok(read)
+    }
+
+    async fn read_body(&mut self, head: &Head, bytes_max: u64) -> Result<Read> {
+        if head.expects {
+            self.write.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
+            self.flush().await?;
+        }
+        match self.coming {
+            Coming::Exact(bytes) => self.whole(bytes).await,
+            Coming::Chunks(_) => self.chunks(bytes_max).await,
+        }
     }
 
     /// A body of known length, read to where it stays.

@@ -334,6 +334,48 @@ async fn a_refusal_that_is_the_last_says_so() {
     assert!(matches!(answered.await, Ok(Answer::Ended(Ending::ResponseTooLarge))));
 }
 
+/// A guest has its time to send a body from when it is read, however long others were read before.
+#[tokio::test]
+async fn waiting_for_others_takes_no_time_from_a_body() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut session = Session::new(BYTES_MAX, 1, large_bodies());
+    let body_read = Duration::from_millis(200);
+    Arc::get_mut(&mut session).unwrap().body_read = body_read;
+    let served = session.serve(listener);
+    let mut guest = Guest::sends(address, NEXT).await;
+    let body = "b".repeat(150_000);
+    let ping = "GET /ping HTTP/1.1\r\n\r\n".to_owned();
+    let pong = "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\npong";
+    for (own, on_demand) in [(true, false), (false, false), (true, true), (false, true)] {
+        let answered = hand_over(&served, "a", "{}").await;
+        guest.hears(&event_text("a", "{}")).await;
+        let others = if own {
+            served.session.large_body.acquire().await.unwrap()
+        } else {
+            served.session.large_bodies.acquire_many(LARGE_BODIES_MAX as u32).await.unwrap()
+        };
+        let sent = response("a", &body);
+        let head =
+            sent.strip_suffix(&body).unwrap().replace("Content-Length", "Expect: 100-continue\r\nContent-Length");
+        guest.says(&(ping.clone() + if on_demand { &head } else { &sent })).await;
+        // Behind this the server waits for its turn.
+        guest.hears(pong).await;
+        tokio::time::sleep(2 * body_read).await;
+        drop(others);
+        if on_demand {
+            guest.hears("HTTP/1.1 100 Continue\r\n\r\n").await;
+            guest.says(&body).await;
+        }
+        guest.hears(ACCEPTED_TEXT).await;
+        assert_eq!(success(answered).await, body);
+        guest.says(NEXT).await;
+    }
+    let _answered = hand_over(&served, "a", "{}").await;
+    let slow = Guest::sends(address, &response("a", &body)[..100_000]).await;
+    assert!(slow.hears_all().await.starts_with("HTTP/1.1 400 Bad Request\r\nConnection: close\r\n"));
+}
+
 #[tokio::test]
 async fn bodies_on_demand_and_in_old_http() {
     let (served, address) = serve(1).await;
