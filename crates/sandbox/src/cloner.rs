@@ -141,7 +141,7 @@ impl Cloner {
         let Some((process, socket)) = self.0 else { return };
         process.signal(Signal::KILL);
         let _ = process.wait(true);
-        if let Ok(got) = wire::receive::<Answer>(socket.as_fd(), &mut Buffer::default(), Wait::Poll)
+        if let Ok(got) = wire::receive::<Answer>(socket.as_fd(), &mut Buffer::short(), Wait::Poll)
             && let (Answer::Born(pid), Some(pidfd)) = (got.message, got.files.into_iter().next())
             && let Some(pid) = Pid::from_raw(pid)
         {
@@ -158,7 +158,7 @@ fn ask(socket: BorrowedFd<'_>, sent: &Sent, files: &[BorrowedFd<'_>]) -> Result<
     if !sys::is_readable_within(socket, CLONE_MS_MAX) {
         return Err(wire::Error::Closed);
     }
-    let got = wire::receive::<Answer>(socket, &mut Buffer::default(), Wait::Poll)?;
+    let got = wire::receive::<Answer>(socket, &mut Buffer::short(), Wait::Poll)?;
     let pidfd = got.files.into_iter().next();
     Ok(match (got.message, pidfd) {
         (Answer::Born(pid), Some(pidfd)) => match Pid::from_raw(pid) {
@@ -172,7 +172,7 @@ fn ask(socket: BorrowedFd<'_>, sent: &Sent, files: &[BorrowedFd<'_>]) -> Result<
 
 /// The cloner: until the launcher closes its end.
 fn serve(basis: Basis<'_>, socket: BorrowedFd<'_>) {
-    let mut buffer = Buffer::default();
+    let mut buffer = Buffer::short();
     while let Ok(got) = wire::receive::<Sent>(socket, &mut buffer, Wait::Block) {
         let sent = match clone(basis, got.message, got.files) {
             Ok(process) => {

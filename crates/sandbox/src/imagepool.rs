@@ -189,7 +189,7 @@ struct Maker {
 
 /// The maker: until the launcher closes its end.
 fn serve(scratch: Scratch, socket: BorrowedFd<'_>) {
-    let mut buffer = Buffer::default();
+    let mut buffer = Buffer::short();
     let mut maker = Maker { scratch, lent: HashMap::new(), kept: VecDeque::new() };
     while let Ok(got) = wire::receive::<Request>(socket, &mut buffer, Wait::Block) {
         match got.message {

@@ -56,7 +56,7 @@ fn start(plan: &Plan<'_>, kept: &Kept) -> Result<Option<Process>, Failure> {
     // The rest goes when the package has been mounted.
     drop_bounds().map_err(at(stage, "drop capabilities"))?;
     say_blank(plan, kept)?;
-    let (assignment, package) = wait_for_assignment(kept, main.as_ref())?;
+    let (assignment, package) = wait_for_assignment(plan, kept, main.as_ref())?;
     inside::mount_package(package.as_fd())?;
     drop(package);
     if let Some(main) = &main {
@@ -98,7 +98,7 @@ fn fork_guest(plan: &Plan<'_>, kept: &Kept) -> Result<Main, Failure> {
 
 /// The guest's end of the socket is closed by a successful exec.
 fn wait_for_exec(main: &Main, kept: &Kept) -> Result<(), Failure> {
-    let mut buffer = wire::Buffer::default();
+    let mut buffer = wire::Buffer::short();
     match wire::receive::<Obstacle>(main.orders.as_fd(), &mut buffer, Wait::Block) {
         Err(wire::Error::Closed) => Ok(()),
         Ok(got) => {
@@ -120,7 +120,7 @@ fn say_blank(plan: &Plan<'_>, kept: &Kept) -> Result<(), Failure> {
 }
 
 /// A guest that ends while it waits ends the sandbox.
-fn wait_for_assignment(kept: &Kept, main: Option<&Main>) -> Result<(Assignment, OwnedFd), Failure> {
+fn wait_for_assignment(plan: &Plan<'_>, kept: &Kept, main: Option<&Main>) -> Result<(Assignment, OwnedFd), Failure> {
     let stage = "assignment";
     loop {
         let mut watched = vec![PollFd::new(&kept.setup, PollFlags::IN)];
@@ -133,7 +133,8 @@ fn wait_for_assignment(kept: &Kept, main: Option<&Main>) -> Result<(Assignment, 
             break;
         }
     }
-    let mut buffer = wire::Buffer::default();
+    // A guest that is ahead has its environment by another way.
+    let mut buffer = if plan.shape.is_ahead() { wire::Buffer::short() } else { wire::Buffer::default() };
     let got = wire::receive::<Assignment>(kept.setup.as_fd(), &mut buffer, Wait::Block)
         .map_err(at(stage, "wait for the launcher"))?;
     let package = got.files.into_iter().next();

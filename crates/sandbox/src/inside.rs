@@ -164,7 +164,7 @@ fn keep_only(kept: &Kept) -> rustix::io::Result<()> {
 }
 
 fn wait_for_go(setup: BorrowedFd<'_>) -> Result<Option<OwnedFd>, Failure> {
-    let mut buffer = wire::Buffer::default();
+    let mut buffer = wire::Buffer::short();
     let go = wire::receive::<Go>(setup, &mut buffer, Wait::Block).map_err(at("go", "wait for the launcher"))?;
     Ok(go.files.into_iter().next())
 }

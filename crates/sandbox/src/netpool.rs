@@ -206,7 +206,7 @@ pub enum ReadError {
 fn serve(network: &Network, socket: BorrowedFd<'_>) -> io::Result<()> {
     let home = fs::File::open("/proc/self/ns/net")?;
     let settings = Settings::open();
-    let mut buffer = Buffer::default();
+    let mut buffer = Buffer::short();
     let mut fresh = None;
     loop {
         let (request, file) = match wire::receive::<Request>(socket, &mut buffer, Wait::Block) {

@@ -136,22 +136,34 @@ pub fn forget_command_line(name: &CStr) -> std::io::Result<()> {
     Ok(rustix::thread::set_name(name)?)
 }
 
-/// Where the C library's allocator has its memory: its first address, and how many bytes.
-fn heap() -> Option<(usize, usize)> {
-    let maps = std::fs::read_to_string("/proc/self/maps").ok()?;
-    let line = maps.lines().find(|line| line.ends_with("[heap]"))?;
-    let (start, end) = line.split_whitespace().next()?.split_once('-')?;
-    let start = usize::from_str_radix(start, 16).ok()?;
-    Some((start, usize::from_str_radix(end, 16).ok()?.checked_sub(start)?))
+/// Anonymous memory in one piece of at least so many bytes is an allocator's: what else a process of ours has, its stack
+/// and what belongs to its thread, is far smaller.
+const ARENA_BYTES_MIN: usize = 1 << 20;
+/// Pieces of memory that allocators have, at most.
+const ARENAS_MAX: usize = 8;
+
+/// Where the allocators have their memory, the C library's and our own: first addresses, and how many bytes.
+fn arenas() -> [Option<(usize, usize)>; ARENAS_MAX] {
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
+    let mut found = maps.lines().filter_map(|line| {
+        let mut fields = line.split_whitespace();
+        let (start, end) = fields.next()?.split_once('-')?;
+        let (rights, name) = (fields.next()?, fields.nth(3));
+        let start = usize::from_str_radix(start, 16).ok()?;
+        let bytes = usize::from_str_radix(end, 16).ok()?.checked_sub(start)?;
+        let is_arena = name == Some("[heap]") || (name.is_none() && bytes >= ARENA_BYTES_MIN);
+        (rights == "rw-p" && is_arena).then_some((start, bytes))
+    });
+    std::array::from_fn(|_| found.next())
 }
 
 /// Reaps children, of which the kernel tells by a blocked SIGCHLD, until this process is ended from outside. That needs no
-/// memory, so the heap goes back to the kernel; nothing is allocated, freed or looked at on it any more.
+/// memory, so the heaps go back to the kernel; nothing is allocated, freed or looked at on them any more.
 pub fn reap_for_ever() -> ! {
     use rustix::process::{WaitOptions, wait};
     let watched = Signals::of(&[libc::SIGCHLD]);
-    if let Some((start, bytes)) = heap() {
-        // SAFETY: the range is the allocator's own. The loop below uses integers on the stack only, is never left, and
+    for (start, bytes) in arenas().into_iter().flatten() {
+        // SAFETY: the range is an allocator's own. This loop and the one below uses integers on the stack only, is never left, and
         // this process has one thread: nobody misses what was there.
         unsafe { libc::madvise(std::ptr::with_exposed_provenance_mut(start), bytes, libc::MADV_DONTNEED) };
     }

@@ -78,6 +78,16 @@ impl Default for Buffer {
 /// Bytes that a socket can hold, as asked of the kernel, which doubles it: enough for the longest message.
 const SOCKET_BYTES: usize = 2 * MESSAGE_BYTES_MAX;
 
+/// Room for a message without a guest's environment in it.
+const SHORT_BYTES_MAX: usize = 16 * 1024;
+
+impl Buffer {
+    /// For short messages: every page of a buffer is a page of the process that has it.
+    pub fn short() -> Self {
+        Buffer(vec![0; SHORT_BYTES_MAX])
+    }
+}
+
 /// A connected pair of sockets, closed on exec.
 pub fn pair() -> Result<(OwnedFd, OwnedFd), Error> {
     let make = || -> rustix::io::Result<(OwnedFd, OwnedFd)> {

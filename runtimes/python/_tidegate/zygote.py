@@ -31,9 +31,9 @@ NOT_LOCKED = 210
 COMMON = (
     "base64 calendar collections collections.abc contextlib copy csv dataclasses datetime decimal email email.parser "
     "email.message enum functools gzip hashlib heapq hmac html http http.client inspect io ipaddress itertools json "
-    "logging math mimetypes operator pathlib platform queue random re secrets select selectors shutil socket ssl string "
-    "struct subprocess tempfile textwrap threading time traceback types typing unicodedata urllib.error urllib.parse "
-    "urllib.request uuid warnings weakref zipfile zlib"
+    "logging math mimetypes operator pathlib platform pwd queue random re resource secrets select selectors shutil "
+    "socket ssl string struct subprocess tempfile textwrap threading time traceback types typing unicodedata "
+    "urllib.error urllib.parse urllib.request uuid warnings weakref zipfile zlib"
 ).split()
 
 # linux/sched.h, linux/prctl.h, linux/capability.h, linux/seccomp.h, linux/filter.h
@@ -260,8 +260,10 @@ class _Entry:
         os.umask(0o022)
         _prctl(PR_SET_DUMPABLE, 1)
         _prctl(PR_SET_NAME, ctypes.addressof(_NAME))
-        with open("/proc/self/oom_score_adj", "w") as score:
-            score.write("500")
+        # Not `open`: its buffers would be memory of every guest.
+        score = os.open("/proc/self/oom_score_adj", os.O_WRONLY)
+        os.write(score, b"500")
+        os.close(score)
         _drop_capabilities()
         _limit_core_files()
         if self.landlock is not None:
@@ -310,6 +312,11 @@ class _CapabilityHeader(ctypes.Structure):
     _fields_ = [("version", ctypes.c_uint32), ("pid", ctypes.c_int)]
 
 
+# Made here, once: a new type of array is a lot of memory of every guest.
+_CAPABILITY_HEADER = _CapabilityHeader(CAPABILITY_VERSION_3, 0)
+_NO_CAPABILITIES = (ctypes.c_uint32 * 6)()
+
+
 def _drop_capabilities():
     for capability in range(CAPABILITIES):
         if _libc.prctl(PR_CAPBSET_DROP, ctypes.c_ulong(capability), 0, 0, 0):
@@ -317,8 +324,7 @@ def _drop_capabilities():
                 break  # the last one that this kernel knows was before
             _fail("drop capability %d" % capability)
     _prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL)
-    header = _CapabilityHeader(CAPABILITY_VERSION_3, 0)
-    if _libc.capset(ctypes.byref(header), (ctypes.c_uint32 * 6)()):
+    if _libc.capset(ctypes.byref(_CAPABILITY_HEADER), ctypes.byref(_NO_CAPABILITIES)):
         _fail("capset")
     _prctl(PR_SET_NO_NEW_PRIVS, 1)
 
