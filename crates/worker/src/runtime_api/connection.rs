@@ -12,7 +12,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use std::io::{Error, ErrorKind, Result};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
@@ -26,6 +26,8 @@ const BODY_TURN: Duration = Duration::from_secs(900);
 const DISCARD_BYTES_MAX: u64 = 16_777_216;
 /// See [`DISCARD_BYTES_MAX`].
 const DISCARD: Duration = Duration::from_secs(1);
+/// How long the kernel may take to tell that a guest which has hung up did not take what it was sent.
+const RESET: Duration = Duration::from_millis(100);
 /// Bytes read at once: heads, and small bodies with them.
 const READ_BYTES: usize = 4_096;
 /// The same for bodies in chunks and those that are thrown away.
@@ -48,6 +50,7 @@ pub async fn carry(session: Arc<Session>, stream: TcpStream) {
         sent: Vec::new(),
     };
     let ended = connection.serve().await;
+    connection.await_reset(ended.as_ref().err()).await;
     connection.take_back(ended.as_ref().err());
     if let Err(error) = ended {
         tracing::debug!(%error, "a guest's connection ended badly");
@@ -226,6 +229,16 @@ impl Connection {
         let sent = self.stream.write_all_buf(&mut Buf::chain(self.write.as_slice(), &payload[..])).await;
         self.write.clear();
         sent
+    }
+
+    /// A guest that had hung up before an event came has its end seen first; that the kernel then refuses the event is known
+    /// a moment later, on a busy machine.
+    async fn await_reset(&self, error: Option<&Error>) {
+        let hung_up = error.is_none_or(|error| error.kind() == ErrorKind::UnexpectedEof);
+        if hung_up && !self.sent.is_empty() {
+            // Without a reset within the time, the guest has read what it was sent.
+            let _ = timeout(RESET, self.stream.ready(Interest::ERROR)).await;
+        }
     }
 
     /// An event that the guest cannot have read goes to its next call of `next`. Whether it has: a guest that closes its
