@@ -140,12 +140,6 @@ def use():
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
         s.sendto(b"x", ("192.0.2.1", 9))
 """,
-    "socket that is only bound, and stays on its way": """
-def use():
-    a, b = socket.socketpair()
-    bound = socket.socket(); bound.bind(("0.0.0.0", 9001)); bound.listen()
-    socket.send_fds(a, [b"x"], [bound.fileno(), b.fileno(), a.fileno()])
-""",
     "folder that goes again": """
 def use():
     os.mkdir("/tmp/x"); os.rmdir("/tmp/x")

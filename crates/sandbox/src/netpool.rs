@@ -24,9 +24,9 @@ const NAME_ATTEMPTS: u32 = 200;
 
 /// Namespaces that came back untouched and are kept, at most: what a burst leaves behind for the next one.
 const KEPT_MAX: usize = 512;
-/// What the kernel knows of a network namespace: packets of its links, what its protocols have done, and its sockets: one
-/// that was only bound has moved no counter, and may outlive its process on the way to another.
-const TRACES: [&str; 8] = ["dev", "snmp", "tcp", "udp", "udplite", "raw", "packet", "unix"];
+/// What the kernel counts of a network namespace: packets of its links, and what its protocols have done. Not its sockets: a
+/// list of them is a walk through those of the whole machine, and how many there are is known only after a while.
+const COUNTERS: [&str; 2] = ["dev", "snmp"];
 
 /// A request to the maker.
 #[derive(Debug, Serialize, Deserialize)]
@@ -254,12 +254,7 @@ fn look(namespace: BorrowedFd<'_>) -> io::Result<Vec<String>> {
 
 /// The traces in the namespace that the caller is in.
 fn traces() -> io::Result<Vec<String>> {
-    let read = |name: &&str| match fs::read_to_string(format!("/proc/thread-self/net/{name}")) {
-        // A protocol that this kernel does not have.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
-        other => other,
-    };
-    TRACES.iter().map(read).collect()
+    COUNTERS.iter().map(|name| fs::read_to_string(format!("/proc/thread-self/net/{name}"))).collect()
 }
 
 /// Makes a namespace with everything in it; leaves this process in it or at home. What asks for a link by name asks the
