@@ -80,7 +80,7 @@ struct Sent {
 enum Answer {
     /// The id of the process.
     Born(i32),
-    /// The step, and for people.
+    /// There is none; why, for people.
     Failed(String),
 }
 

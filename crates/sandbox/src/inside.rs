@@ -1,6 +1,6 @@
 //! The first process of a sandbox, from its birth until the guest runs: it puts the sandbox together around itself.
 //!
-//! It is cloned into new namespaces by the launcher, enters its limits, waits for the word that its user id is set, and
+//! It is cloned into new namespaces by the cloner, enters its limits, waits for the word that its user id is set, and
 //! then has full capabilities inside its own user namespace and none outside.
 
 use crate::init;
@@ -31,7 +31,7 @@ const PROC_HIDDEN: [&str; 9] =
 const PROC_READ_ONLY: [&str; 4] = ["sys", "irq", "bus", "fs"];
 
 /// Everything that a new sandbox needs to know before its function is known; the child has it as a copy of the
-/// launcher's memory.
+/// cloner's memory.
 pub struct Plan<'a> {
     /// What is made.
     pub shape: &'a Shape,
